@@ -1,0 +1,5 @@
+"""The project: `celery -A config …` finds the app here."""
+
+from config.celery import app
+
+__all__ = ["app"]

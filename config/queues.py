@@ -1,0 +1,46 @@
+"""The queues, and which task goes where.
+
+Queues are named by how soon their jobs must start, because that is the promise an operator can watch. `io` is the
+exception: its jobs wait for third parties and hardly use the processor, so one gevent worker runs a hundred of them.
+"""
+
+from dataclasses import dataclass
+
+from kombu import Exchange, Queue
+
+
+@dataclass(frozen=True)
+class QueuePolicy:
+    """What a queue promises.
+
+    max_depth: jobs that may wait; past it `.delay()` raises `QueueFull`.
+    oldest_seconds: how old the oldest waiting job may be before an operator wants to know.
+    """
+
+    max_depth: int
+    oldest_seconds: int
+
+
+QUEUES = {
+    "high": QueuePolicy(max_depth=10_000, oldest_seconds=10),
+    "default": QueuePolicy(max_depth=50_000, oldest_seconds=120),
+    "io": QueuePolicy(max_depth=50_000, oldest_seconds=120),
+    "low": QueuePolicy(max_depth=200_000, oldest_seconds=3600),
+}
+
+DEFAULT_QUEUE = "default"
+
+# Direct exchanges only: a topic exchange whose bindings were flushed from Redis accepts every publish and stores none.
+TASK_QUEUES = [Queue(name, Exchange(name, type="direct"), routing_key=name) for name in QUEUES]
+
+# Exact names first, then narrow globs, then broad ones: Celery takes the first that matches.
+TASK_ROUTES = {
+    "tasks.charge_customer": {"queue": "io"},
+    "tasks.refund_charge": {"queue": "io"},
+    "tasks.sync_to_external_api": {"queue": "io"},
+    "tasks.sync_external_data": {"queue": "io"},
+    "tasks.call_external_api": {"queue": "io"},
+    "tasks.send_*": {"queue": "io"},
+    "tasks.critical_*": {"queue": "high"},
+    "tasks.batch_*": {"queue": "low"},
+}

@@ -1,0 +1,225 @@
+"""Django and Celery settings. Each number that someone chose has its reason beside it."""
+
+import sys
+from datetime import timedelta
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+from config.broker import broker_transport_options
+from config.env import ROOT, env
+from config.logging import LOGGING as LOGGING
+from config.queues import DEFAULT_QUEUE, QUEUES, TASK_QUEUES, TASK_ROUTES
+
+# --- Django -----------------------------------------------------------------------------------------------------------
+
+BASE_DIR = ROOT
+DEBUG = env.bool("DEBUG", False)
+SANDBOX = env.bool("SANDBOX", False)
+INSECURE_SECRET_KEY = "insecure-key-for-a-laptop-only"
+SECRET_KEY = env.str("SECRET_KEY", INSECURE_SECRET_KEY if DEBUG else "")
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+
+if not SECRET_KEY:
+    raise ImproperlyConfigured(
+        "SECRET_KEY is not set. Set it to a long random string, or set DEBUG=1 on a laptop (see .env.example)."
+    )
+if SANDBOX and not DEBUG:
+    raise ImproperlyConfigured(
+        "SANDBOX=1 pretends to be Stripe and the supplier, so it refuses to run in production. "
+        "Unset SANDBOX, or set DEBUG=1 on a laptop."
+    )
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "django_structlog",
+    "django_celery_beat",
+    "apps.jobs",
+    "apps.accounts",
+    "apps.orders",
+    "apps.payments",
+    "apps.catalog",
+    "apps.uploads",
+    "apps.reports",
+    "apps.notifications",
+    "apps.sandbox",
+    "apps.local",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_structlog.middlewares.RequestMiddleware",
+]
+
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+ASGI_APPLICATION = "config.asgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [ROOT / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+DATABASES: dict[str, dict[str, Any]] = {
+    "default": {
+        **env.db("DATABASE_URL", "postgres://nightshift@127.0.0.1:5432/nightshift"),
+        # Connections are kept for the life of the process, and checked before use: see apps/jobs/connections.py.
+        "CONN_MAX_AGE": None,
+        "CONN_HEALTH_CHECKS": True,
+        # A database that does not answer a connection attempt within 5 s is down; a request must not wait for longer.
+        "OPTIONS": {"connect_timeout": 5, "application_name": "nightshift"},
+    }
+}
+if DATABASES["default"]["ENGINE"] != "django.db.backends.postgresql":
+    raise ImproperlyConfigured(
+        "DATABASE_URL must name a PostgreSQL server (postgres://user:password@host:5432/name): "
+        "the ledger needs SKIP LOCKED, LISTEN and partial indexes."
+    )
+
+LANGUAGE_CODE = "en-gb"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+
+STATIC_URL = "static/"
+STATIC_ROOT = ROOT / "var" / "static"
+STATICFILES_DIRS = [ROOT / "static"]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+WHITENOISE_USE_FINDERS = True
+
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "login"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+
+SECURE_CONTENT_TYPE_NOSNIFF = True
+X_FRAME_OPTIONS = "DENY"
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not DEBUG
+SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", not DEBUG)
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("BEHIND_PROXY", False) else None
+# Uploads over this size are refused by the form before they are read: see apps/uploads.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
+
+EMAIL_CONFIG = env.email("EMAIL_URL", "consolemail://")
+vars().update(EMAIL_CONFIG)
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", "Nightshift <shop@nightshift.example>")
+
+# --- Third parties ----------------------------------------------------------------------------------------------------
+
+STRIPE_API_KEY = env.str("STRIPE_API_KEY", "sk_test_nightshift")
+STRIPE_API_BASE = env.str("STRIPE_API_BASE", "https://api.stripe.com")
+STRIPE_WEBHOOK_SECRET = env.str("STRIPE_WEBHOOK_SECRET", "")
+SUPPLIER_API_BASE = env.str("SUPPLIER_API_BASE", "https://supplier.example")
+SUPPLIER_API_KEY = env.str("SUPPLIER_API_KEY", "supplier-test-key")
+AWS_ACCESS_KEY_ID = env.str("AWS_ACCESS_KEY_ID", "")
+AWS_SECRET_ACCESS_KEY = env.str("AWS_SECRET_ACCESS_KEY", "")
+AWS_REGION = env.str("AWS_REGION", "eu-west-1")
+AWS_ENDPOINT_URL = env.str("AWS_ENDPOINT_URL", "") or None
+AWS_S3_BUCKET = env.str("AWS_S3_BUCKET", "nightshift")
+FLOWER_URL = env.str("FLOWER_URL", "")
+SANDBOX_URL = env.str("SANDBOX_URL", "")
+
+# --- Celery -----------------------------------------------------------------------------------------------------------
+
+REDIS_URL = env.str("REDIS_URL", "redis://127.0.0.1:6379/0")
+CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", REDIS_URL)
+CELERY_BROKER_TRANSPORT_OPTIONS = broker_transport_options(CELERY_BROKER_URL)
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+# A worker waits for its broker for ever: the supervisor should see a waiting worker, not a crash loop.
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_BROKER_CONNECTION_TIMEOUT = 2
+
+# The ledger is the truth, so it is the result backend too: `AsyncResult` reads the job's row.
+CELERY_RESULT_BACKEND = "apps.jobs.results:LedgerBackend"
+# A result is kept only where someone reads it: `@shared_task(ignore_result=False)`.
+CELERY_TASK_IGNORE_RESULT = True
+
+CELERY_TASK_QUEUES = TASK_QUEUES
+CELERY_TASK_ROUTES = TASK_ROUTES
+CELERY_TASK_DEFAULT_QUEUE = DEFAULT_QUEUE
+CELERY_TASK_DEFAULT_EXCHANGE_TYPE = "direct"
+# A typo in a queue's name must be an error, not a queue that nobody reads.
+CELERY_TASK_CREATE_MISSING_QUEUES = False
+
+CELERY_TASK_SERIALIZER = CELERY_RESULT_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = CELERY_RESULT_ACCEPT_CONTENT = ["json"]
+
+# A message is acknowledged when its job has ended, never before.
+CELERY_TASK_ACKS_LATE = True
+# A lost child is seen by the main process, which hands the job back through the ledger at once and counts the crash. A
+# redelivered message would know no count, and meet a live lease.
+CELERY_TASK_REJECT_ON_WORKER_LOST = False
+# The relay is the retry. A web request must not wait for a broker.
+CELERY_TASK_PUBLISH_RETRY = False
+# With late acks a prefetched message waits behind the running one; one spare a process keeps it busy.
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+# Every job has an end. A task that may take longer says so itself.
+CELERY_TASK_SOFT_TIME_LIMIT = 240
+CELERY_TASK_TIME_LIMIT = 300
+# Memory that leaks is given back after this many jobs, or when a child holds 400 MB (the unit is kB).
+CELERY_WORKER_MAX_TASKS_PER_CHILD = 5_000
+CELERY_WORKER_MAX_MEMORY_PER_CHILD = 400_000
+# Celery's Django fix-up closes the database connection before and after every task, which alone costs four fifths of
+# the durable rate. This setting is its only switch, and it is read under exactly this name, outside the namespace.
+CELERY_WORKER_CONSUMER = "apps.jobs.consumer:JobConsumer"
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_SEND_TASK_EVENTS = True
+CELERY_TIMEZONE = "UTC"
+CELERY_ENABLE_UTC = True
+
+CELERY_BEAT_SCHEDULER = "apps.jobs.scheduler:LedgerScheduler"
+CELERY_BEAT_SYNC_EVERY = 1
+
+# --- Jobs -------------------------------------------------------------------------------------------------------------
+
+JOBS_QUEUES = QUEUES
+# A worker that has not renewed a job's lease for this long is dead; it renews three times in that time.
+JOBS_LEASE = timedelta(seconds=env.float("JOBS_LEASE_SECONDS", 30))
+# A job may take its worker down this many times more than it may fail, before it is a poison job.
+JOBS_SPARE_CRASHES = 2
+# How often a relay looks for dead workers' jobs and for messages that the broker lost.
+JOBS_RESCUE_EVERY = timedelta(seconds=env.float("JOBS_RESCUE_SECONDS", 5))
+# A message that nobody has claimed for this long is taken for lost, whatever the broker says.
+JOBS_SENT_TIMEOUT = timedelta(seconds=env.float("JOBS_SENT_TIMEOUT_SECONDS", 3600))
+# What a deploy grants running jobs before they are handed back: under the usual 30 s between SIGTERM and SIGKILL.
+JOBS_SHUTDOWN_GRACE = timedelta(seconds=env.float("JOBS_SHUTDOWN_GRACE_SECONDS", 20))
+# A job whose task no worker knows waits this long for a worker with newer code.
+JOBS_UNKNOWN_TASK_GRACE = timedelta(seconds=env.float("JOBS_UNKNOWN_TASK_GRACE_SECONDS", 3600))
+JOBS_KEEP_SUCCEEDED = timedelta(days=7)
+JOBS_KEEP_DEAD = timedelta(days=90)
+
+TESTING = "pytest" in sys.modules
