@@ -1,0 +1,65 @@
+"""What every test stands on: real servers of its own, settings that can reach nobody, and the network off.
+
+pytest reads this file before Django's settings, so the environment is made here. `DATABASE_URL` and `REDIS_URL`, where
+they are set, name servers to use instead; the tests flush that Redis database.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import django
+import pytest
+import redis
+
+from apps.local.loopback import allow_loopback_only
+from apps.local.throwaway import throwaway_servers
+
+# Port 1 is closed everywhere: a test that needs a third party starts the sandbox and sets its address.
+NOBODY = "http://127.0.0.1:1"
+
+ENVIRONMENT = {
+    "DJANGO_SETTINGS_MODULE": "config.settings",
+    "DEBUG": "1",
+    "SANDBOX": "1",
+    "SECRET_KEY": "a-key-for-tests-only",
+    "EMAIL_URL": "memorymail://",
+    "STRIPE_API_KEY": "sk_test_nightshift",
+    "STRIPE_API_BASE": NOBODY,
+    "STRIPE_WEBHOOK_SECRET": "whsec_for_tests_only",
+    "SUPPLIER_API_BASE": NOBODY,
+    "SUPPLIER_API_KEY": "supplier-test-key",
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_ENDPOINT_URL": NOBODY,
+    "SANDBOX_URL": "",
+    "FLOWER_URL": "",
+}
+
+_servers = ExitStack()
+
+
+def pytest_configure() -> None:
+    os.environ.update(ENVIRONMENT)
+    os.environ.update(_servers.enter_context(throwaway_servers(os.environ)))
+    os.environ.setdefault("CELERY_BROKER_URL", os.environ["REDIS_URL"])
+    allow_loopback_only()
+    django.setup()
+
+
+def pytest_unconfigure() -> None:
+    _servers.close()
+
+
+@pytest.fixture
+def servers() -> dict[str, str]:
+    """The addresses of the servers that this run uses, as environment variables for a child process."""
+    return {name: os.environ[name] for name in ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL")}
+
+
+@pytest.fixture
+def valkey() -> Iterator[redis.Redis]:
+    """An empty Redis database."""
+    with redis.Redis.from_url(os.environ["REDIS_URL"]) as client:
+        client.flushdb()
+        yield client

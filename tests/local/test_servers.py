@@ -1,0 +1,2 @@
+def test_x(valkey, servers, db):
+    assert valkey.ping()
