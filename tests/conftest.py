@@ -11,6 +11,7 @@ from contextlib import ExitStack
 import django
 import pytest
 import redis
+from django.conf import settings
 
 from apps.local.loopback import allow_loopback_only
 from apps.local.throwaway import throwaway_servers
@@ -40,6 +41,8 @@ _servers = ExitStack()
 
 
 def pytest_configure() -> None:
+    if settings.configured and not {"DATABASE_URL", "REDIS_URL"} <= os.environ.keys():
+        raise pytest.UsageError("The tests make their own settings: unset DJANGO_SETTINGS_MODULE and leave out --ds.")
     os.environ.update(ENVIRONMENT)
     os.environ.update(_servers.enter_context(throwaway_servers(os.environ)))
     os.environ.setdefault("CELERY_BROKER_URL", os.environ["REDIS_URL"])

@@ -15,4 +15,6 @@ class Command(BaseCommand):
     def run_from_argv(self, argv: list[str]) -> None:
         """Replace this process: its settings are loaded, and the tests bring other ones (tests/conftest.py)."""
         os.chdir(ROOT)
-        os.execve(sys.executable, [sys.executable, "-m", "pytest", *argv[2:]], environment.given())
+        given = environment.given()
+        given.pop("DJANGO_SETTINGS_MODULE", None)
+        os.execve(sys.executable, [sys.executable, "-m", "pytest", *argv[2:]], given)
