@@ -1,0 +1,64 @@
+"""The switches and counts in code, for tests, the tour, the simulator and the chaos harness."""
+
+from typing import Any
+
+import requests
+
+from apps.sandbox.control import HEADER
+
+# Of the sandbox's own endpoints, none of which waits for anything but a webhook's receiver.
+TIMEOUT = 15
+
+
+class Sandbox:
+    """A running sandbox at `url`. Raises requests.HTTPError when it refuses, with its sentence."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._session = requests.Session()
+        self._session.headers[HEADER] = "1"
+
+    def fault(self, party: str, mode: str, **how: Any) -> None:
+        """Switch one fault on: `fault("stripe", "error", rate=.5)`. The rest is explained at `faults.Fault`."""
+        self._post("faults", party=party, mode=mode, **how)
+
+    def clear(self, party: str | None = None) -> None:
+        """Switch a party's faults off, or everybody's; held requests go on at once."""
+        self._post("clear", party=party)
+
+    def faults(self) -> dict[str, list[dict[str, Any]]]:
+        return dict(self._get("faults"))
+
+    def counts(self) -> dict[str, Any]:
+        """`asked`, `faults`, `replayed`, `webhooks` (each party → what → times), and `charges` by order."""
+        return dict(self._get("counts"))
+
+    def charges(self, order_id: object) -> list[dict[str, Any]]:
+        """The charges that succeeded for one order: charged once means that there is one."""
+        return list(self._get(f"charges/{order_id}"))
+
+    def events(self) -> list[dict[str, Any]]:
+        """Stripe's events, the newest first."""
+        return list(self._get("events"))
+
+    def send_event_again(self, event_id: str) -> bool:
+        return bool(self._post(f"events/{event_id}/send")["accepted"])
+
+    def expire_idempotency_keys(self) -> None:
+        """What Stripe does after a day."""
+        self._post("expire-keys")
+
+    def reset(self) -> None:
+        self._post("reset")
+
+    def _get(self, path: str) -> Any:
+        return self._answer(self._session.get(f"{self.url}/_/{path}", timeout=TIMEOUT))
+
+    def _post(self, path: str, **body: Any) -> Any:
+        return self._answer(self._session.post(f"{self.url}/_/{path}", json=body, timeout=TIMEOUT))
+
+    @staticmethod
+    def _answer(response: requests.Response) -> Any:
+        if not response.ok:
+            raise requests.HTTPError(response.text, response=response)
+        return response.json()
