@@ -10,13 +10,9 @@ from apps.catalog.money import formatted
 
 
 class Customer(models.Model):
-    user = models.OneToOneField(
-        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="customer"
-    )
+    user = models.OneToOneField(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="customer")
     stripe_customer = models.CharField(max_length=64, blank=True, default="")
-    payment_method = models.CharField(
-        max_length=64, help_text="Stripe's id of the card: pm_…"
-    )
+    payment_method = models.CharField(max_length=64, help_text="Stripe's id of the card: pm_…")
 
     class Meta:
         ordering = ["user__username"]
@@ -33,14 +29,10 @@ class Order(models.Model):
         REFUNDED = "refunded"
         CANCELLED = "cancelled"
 
-    customer = models.ForeignKey(
-        Customer, on_delete=models.PROTECT, related_name="orders"
-    )
+    customer = models.ForeignKey(Customer, on_delete=models.PROTECT, related_name="orders")
     number = models.CharField(max_length=20, unique=True)
     currency = models.CharField(max_length=3)
-    total_minor = models.PositiveBigIntegerField(
-        help_text="In minor units: 1250 is 12.50."
-    )
+    total_minor = models.PositiveBigIntegerField(help_text="In minor units: 1250 is 12.50.")
     status = models.CharField(max_length=10, choices=Status, default=Status.PLACED)
     placed_at = models.DateTimeField(default=timezone.now, db_index=True)
     paid_at = models.DateTimeField(null=True, blank=True, db_index=True)
@@ -57,17 +49,13 @@ class Order(models.Model):
     class Meta:
         ordering = ["-placed_at", "-id"]
         constraints = [
-            models.CheckConstraint(
-                condition=Q(total_minor__gt=0), name="order_total_is_positive"
-            ),
+            models.CheckConstraint(condition=Q(total_minor__gt=0), name="order_total_is_positive"),
             models.CheckConstraint(
                 condition=Q(currency__regex=r"^[a-z]{3}$"),
                 name="order_currency_is_iso_4217",
             ),
             models.CheckConstraint(
-                condition=Q(
-                    status__in=["placed", "paid", "declined", "refunded", "cancelled"]
-                ),
+                condition=Q(status__in=["placed", "paid", "declined", "refunded", "cancelled"]),
                 name="order_status_is_known",
             ),
             models.CheckConstraint(
@@ -87,27 +75,17 @@ class Order(models.Model):
 
 class OrderLine(models.Model):
     order = models.ForeignKey(Order, on_delete=models.CASCADE, related_name="lines")
-    product = models.ForeignKey(
-        Product, on_delete=models.PROTECT, related_name="order_lines"
-    )
-    sku = models.CharField(
-        max_length=40, help_text="As it was when the order was placed."
-    )
+    product = models.ForeignKey(Product, on_delete=models.PROTECT, related_name="order_lines")
+    sku = models.CharField(max_length=40, help_text="As it was when the order was placed.")
     quantity = models.PositiveIntegerField()
     unit_price_minor = models.PositiveBigIntegerField()
 
     class Meta:
         ordering = ["id"]
         constraints = [
-            models.CheckConstraint(
-                condition=Q(quantity__gt=0), name="order_line_quantity_is_positive"
-            ),
-            models.CheckConstraint(
-                condition=Q(unit_price_minor__gt=0), name="order_line_has_a_price"
-            ),
-            models.UniqueConstraint(
-                fields=["order", "product"], name="one_line_per_product"
-            ),
+            models.CheckConstraint(condition=Q(quantity__gt=0), name="order_line_quantity_is_positive"),
+            models.CheckConstraint(condition=Q(unit_price_minor__gt=0), name="order_line_has_a_price"),
+            models.UniqueConstraint(fields=["order", "product"], name="one_line_per_product"),
         ]
 
     def __str__(self) -> str:

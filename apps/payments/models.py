@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.utils import timezone
 
 from apps.catalog.money import formatted
@@ -14,7 +14,39 @@ from apps.orders.models import Order
 KEY_IS_SAFE_FOR = timedelta(hours=23)
 
 
-class Charge(models.Model):
+class StripeRequest(models.Model):
+    """Something that must happen once at Stripe, and the idempotency key that names it."""
+
+    recorded_at = models.DateTimeField(default=timezone.now)
+    settled_at = models.DateTimeField(null=True, blank=True)
+    spent_keys = models.PositiveSmallIntegerField(
+        default=0, help_text="Keys under which Stripe stored a 5xx: it would repeat that answer for ever."
+    )
+
+    class Meta:
+        abstract = True
+
+    @property
+    def name_at_stripe(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def idempotency_key(self) -> str:
+        """Names the request and never the attempt, so that each attempt asks Stripe the same question."""
+        return f"{self.name_at_stripe}-key-{self.spent_keys + 1}" if self.spent_keys else self.name_at_stripe
+
+    def must_be_looked_up(self, now: datetime) -> bool:
+        """Whether the key no longer tells Stripe that it has done this before."""
+        return self.spent_keys > 0 or now - self.recorded_at > KEY_IS_SAFE_FOR
+
+    def renew_key(self) -> None:
+        """Only the first of several workers that saw the same key spent renews it."""
+        type(self)._default_manager.filter(pk=self.pk, spent_keys=self.spent_keys).update(
+            spent_keys=F("spent_keys") + 1
+        )
+
+
+class Charge(StripeRequest):
     """One intent to take an order's money. It exists, with its idempotency key, before Stripe hears of it."""
 
     class Status(models.TextChoices):
@@ -26,35 +58,19 @@ class Charge(models.Model):
         REFUNDED = "refunded"
 
     order = models.ForeignKey(Order, on_delete=models.PROTECT, related_name="charges")
-    number = models.PositiveSmallIntegerField(
-        help_text="1 for the order's first charge; a declined card makes a 2."
-    )
+    number = models.PositiveSmallIntegerField(help_text="1 for the order's first charge; a declined card makes a 2.")
     amount_minor = models.PositiveBigIntegerField()
     currency = models.CharField(max_length=3)
     status = models.CharField(max_length=10, choices=Status, default=Status.RECORDED)
     payment_intent = models.CharField(max_length=64, blank=True, default="")
     decline_code = models.CharField(max_length=64, blank=True, default="")
     decline_message = models.CharField(max_length=500, blank=True, default="")
-    spent_keys = models.PositiveSmallIntegerField(
-        default=0,
-        help_text="Keys under which Stripe stored a 5xx: it would replay that answer for ever.",
-    )
-    recorded_at = models.DateTimeField(default=timezone.now)
-    keyed_at = models.DateTimeField(
-        default=timezone.now,
-        help_text="When the current key was first used, at the latest.",
-    )
-    settled_at = models.DateTimeField(null=True, blank=True)
-    historic = models.BooleanField(
-        default=False, help_text="Imported. Stripe has not heard of it from this shop."
-    )
+    historic = models.BooleanField(default=False, help_text="Imported. Stripe has not heard of it from this shop.")
 
     class Meta:
         ordering = ["-id"]
         constraints = [
-            models.UniqueConstraint(
-                fields=["order", "number"], name="charge_number_is_unique_in_its_order"
-            ),
+            models.UniqueConstraint(fields=["order", "number"], name="charge_number_is_unique_in_its_order"),
             # The database's word that nobody is charged twice: only a declined charge makes room for another.
             models.UniqueConstraint(
                 fields=["order"],
@@ -66,9 +82,7 @@ class Charge(models.Model):
                 condition=~Q(payment_intent=""),
                 name="one_charge_per_payment_intent",
             ),
-            models.CheckConstraint(
-                condition=Q(amount_minor__gt=0), name="charge_amount_is_positive"
-            ),
+            models.CheckConstraint(condition=Q(amount_minor__gt=0), name="charge_amount_is_positive"),
             models.CheckConstraint(
                 condition=Q(currency__regex=r"^[a-z]{3}$"),
                 name="charge_currency_is_iso_4217",
@@ -87,16 +101,11 @@ class Charge(models.Model):
         return self.status in (self.Status.SUCCEEDED, self.Status.REFUNDED)
 
     @property
-    def idempotency_key(self) -> str:
-        """Names this charge and never the attempt, so that each attempt asks Stripe the same question."""
-        key = f"order-{self.order_id}-charge-{self.number}"
-        return f"{key}-key-{self.spent_keys + 1}" if self.spent_keys else key
-
-    def stripe_may_have_forgotten_its_key(self, now: datetime) -> bool:
-        return now - self.keyed_at > KEY_IS_SAFE_FOR
+    def name_at_stripe(self) -> str:
+        return f"order-{self.order_id}-charge-{self.number}"
 
 
-class Refund(models.Model):
+class Refund(StripeRequest):
     """The intent to give a charge's money back, all of it. One a charge, for ever."""
 
     class Status(models.TextChoices):
@@ -104,23 +113,15 @@ class Refund(models.Model):
         UNKNOWN = "unknown", "asked, and the answer was lost"
         SUCCEEDED = "succeeded"
 
-    charge = models.OneToOneField(
-        Charge, on_delete=models.PROTECT, related_name="refund"
-    )
+    charge = models.OneToOneField(Charge, on_delete=models.PROTECT, related_name="refund")
     amount_minor = models.PositiveBigIntegerField()
     currency = models.CharField(max_length=3)
     status = models.CharField(max_length=10, choices=Status, default=Status.RECORDED)
     stripe_refund = models.CharField(max_length=64, blank=True, default="")
-    recorded_at = models.DateTimeField(default=timezone.now)
-    settled_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering = ["-id"]
-        constraints = [
-            models.CheckConstraint(
-                condition=Q(amount_minor__gt=0), name="refund_amount_is_positive"
-            )
-        ]
+        constraints = [models.CheckConstraint(condition=Q(amount_minor__gt=0), name="refund_amount_is_positive")]
 
     def __str__(self) -> str:
         return f"refund of {self.charge}"
@@ -130,8 +131,8 @@ class Refund(models.Model):
         return formatted(self.amount_minor, self.currency)
 
     @property
-    def idempotency_key(self) -> str:
-        return f"order-{self.charge.order_id}-charge-{self.charge.number}-refund"
+    def name_at_stripe(self) -> str:
+        return f"{self.charge.name_at_stripe}-refund"
 
 
 class WebhookEvent(models.Model):

@@ -16,9 +16,7 @@ class Migration(migrations.Migration):
 
     operations = [
         # Order numbers come from a sequence: two orders placed at once must not draw the same one. Gaps are harmless.
-        migrations.RunSQL(
-            "CREATE SEQUENCE orders_number START 1001", "DROP SEQUENCE orders_number"
-        ),
+        migrations.RunSQL("CREATE SEQUENCE orders_number START 1001", "DROP SEQUENCE orders_number"),
         migrations.CreateModel(
             name="Customer",
             fields=[
@@ -37,9 +35,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "payment_method",
-                    models.CharField(
-                        help_text="Stripe's id of the card: pm_…", max_length=64
-                    ),
+                    models.CharField(help_text="Stripe's id of the card: pm_…", max_length=64),
                 ),
                 (
                     "user",
@@ -70,9 +66,7 @@ class Migration(migrations.Migration):
                 ("currency", models.CharField(max_length=3)),
                 (
                     "total_minor",
-                    models.PositiveBigIntegerField(
-                        help_text="In minor units: 1250 is 12.50."
-                    ),
+                    models.PositiveBigIntegerField(help_text="In minor units: 1250 is 12.50."),
                 ),
                 (
                     "status",
@@ -90,9 +84,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "placed_at",
-                    models.DateTimeField(
-                        db_index=True, default=django.utils.timezone.now
-                    ),
+                    models.DateTimeField(db_index=True, default=django.utils.timezone.now),
                 ),
                 ("paid_at", models.DateTimeField(blank=True, db_index=True, null=True)),
                 (
@@ -133,9 +125,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "sku",
-                    models.CharField(
-                        help_text="As it was when the order was placed.", max_length=40
-                    ),
+                    models.CharField(help_text="As it was when the order was placed.", max_length=40),
                 ),
                 ("quantity", models.PositiveIntegerField()),
                 ("unit_price_minor", models.PositiveBigIntegerField()),
@@ -190,9 +180,7 @@ class Migration(migrations.Migration):
             model_name="order",
             constraint=models.CheckConstraint(
                 condition=models.Q(
-                    models.Q(
-                        ("paid_at__isnull", False), ("status__in", ["paid", "refunded"])
-                    ),
+                    models.Q(("paid_at__isnull", False), ("status__in", ["paid", "refunded"])),
                     models.Q(
                         models.Q(("status__in", ["paid", "refunded"]), _negated=True),
                         ("paid_at__isnull", True),
@@ -218,8 +206,6 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name="orderline",
-            constraint=models.UniqueConstraint(
-                fields=("order", "product"), name="one_line_per_product"
-            ),
+            constraint=models.UniqueConstraint(fields=("order", "product"), name="one_line_per_product"),
         ),
     ]
