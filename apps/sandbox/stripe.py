@@ -206,9 +206,10 @@ def _metadata() -> dict[str, str]:
 
 
 def _page(kind: str, url: str, **where: str) -> Document:
-    """One page of a list, the newest first, by Stripe's `limit` and `starting_after`."""
+    """One page of a list, the newest first, by Stripe's `limit`, `starting_after` and `created[gte]`."""
     limit = _limit()
-    found = world().store.find(kind, **where)
+    since = request.args.get("created[gte]", 0, type=int)
+    found = [document for document in world().store.find(kind, **where) if document["created"] >= since]
     if after := request.args.get("starting_after"):
         ids = [document["id"] for document in found]
         found = found[ids.index(after) + 1 :] if after in ids else []
@@ -278,7 +279,7 @@ def retrieve_payment_intent(intent_id: str) -> Document:
 @stripe.get("/payment_intents")
 @endpoint("payment_intents.list")
 def list_payment_intents() -> Document:
-    _check_parameters("customer", "limit", "starting_after")
+    _check_parameters("customer", "created", "limit", "starting_after")
     customer = {"customer": request.args["customer"]} if "customer" in request.args else {}
     return _page("payment_intent", "/v1/payment_intents", **customer)
 
