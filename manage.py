@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Every command of Nightshift; `manage.py help` lists them."""
+"""Every command of Nightshift; `manage.py help` lists them. On a machine with only Python it first sets itself up."""
 
 import os
 import sys
@@ -8,7 +8,17 @@ import sys
 LOCAL_COMMANDS = {"bench", "chaos", "check", "demo", "simulate", "test", "tour"}
 
 
-def main():
+def main() -> None:
+    if os.name == "nt":
+        sys.exit("Nightshift runs on Linux and macOS. On Windows, run it inside WSL.")
+    if sys.version_info < (3, 11):
+        sys.exit(
+            "Nightshift needs Python 3.11 or newer; this is {}.{}. Try: python3.12 manage.py".format(*sys.version_info)
+        )
+
+    from apps.local import bootstrap
+
+    bootstrap.ensure()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     if set(sys.argv[1:2]) & LOCAL_COMMANDS:
         os.environ.setdefault("DEBUG", "1")
