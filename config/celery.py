@@ -1,18 +1,11 @@
-"""The Celery app.
-
-Importing this module is what `celery -A config worker` does first, so whatever has to be in the environment before
-Celery's worker is imported is put there here.
-"""
+"""The Celery app: task names that stay, the ledger's base task, and its step in the worker."""
 
 import os
 
 from celery import Celery
+from kombu.transport import TRANSPORT_ALIASES
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-
-# A deploy sends SIGTERM. Celery's warm shutdown would wait for running jobs without an end; its soft shutdown waits
-# `worker_soft_shutdown_timeout` seconds, and then the lease step hands back to the ledger what still runs.
-os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 
 
 class Nightshift(Celery):
@@ -26,3 +19,9 @@ class Nightshift(Celery):
 
 app = Nightshift("nightshift", task_cls="apps.jobs.task:JobTask")
 app.config_from_object("django.conf:settings", namespace="CELERY")
+
+# By name: the step needs Django's models, which are not there yet when this module is imported.
+app.steps["worker"].add("apps.jobs.lease:LeaseStep")
+
+# Same URLs, same keys: kombu's transport, made to outlive an envelope that it cannot read.
+TRANSPORT_ALIASES.update(redis="apps.jobs.transport:Transport", rediss="apps.jobs.transport:Transport")

@@ -4,12 +4,16 @@ import sys
 from datetime import timedelta
 from typing import Any
 
+import django_stubs_ext
 from django.core.exceptions import ImproperlyConfigured
 
 from config.broker import broker_transport_options
 from config.env import ROOT, env
 from config.logging import LOGGING as LOGGING
 from config.queues import DEFAULT_QUEUE, QUEUES, TASK_QUEUES, TASK_ROUTES
+
+# Lets classes say `ModelAdmin[Job]` at run time too, as the type checker wants it.
+django_stubs_ext.monkeypatch()
 
 # --- Django -----------------------------------------------------------------------------------------------------------
 
@@ -42,6 +46,7 @@ INSTALLED_APPS = [
     "django.contrib.humanize",
     "django_structlog",
     "django_celery_beat",
+    "apps.home",
     "apps.jobs",
     "apps.accounts",
     "apps.orders",
@@ -61,8 +66,10 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "apps.jobs.origin.OriginMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "apps.jobs.backpressure.QueueFullMiddleware",
     "django_structlog.middlewares.RequestMiddleware",
 ]
 
@@ -136,6 +143,8 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
 EMAIL_CONFIG = env.email("EMAIL_URL", "consolemail://")
 vars().update(EMAIL_CONFIG)
 EMAIL_TIMEOUT = 10
+# Where a link in a mail leads: a job has no request whose host it could take.
+SITE_URL = env.str("SITE_URL", "http://127.0.0.1:8000").rstrip("/")
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", "Nightshift <shop@nightshift.example>")
 
 # --- Third parties ----------------------------------------------------------------------------------------------------
@@ -167,6 +176,8 @@ CELERY_BROKER_CONNECTION_TIMEOUT = 2
 CELERY_RESULT_BACKEND = "apps.jobs.results:LedgerBackend"
 # A result is kept only where someone reads it: `@shared_task(ignore_result=False)`.
 CELERY_TASK_IGNORE_RESULT = True
+# The ledger has its own retention (below), so Celery's nightly clean-up of results is not scheduled.
+CELERY_RESULT_EXPIRES = None
 
 CELERY_TASK_QUEUES = TASK_QUEUES
 CELERY_TASK_ROUTES = TASK_ROUTES
@@ -193,8 +204,7 @@ CELERY_TASK_TIME_LIMIT = 300
 # Memory that leaks is given back after this many jobs, or when a child holds 400 MB (the unit is kB).
 CELERY_WORKER_MAX_TASKS_PER_CHILD = 5_000
 CELERY_WORKER_MAX_MEMORY_PER_CHILD = 400_000
-# Celery's Django fix-up closes the database connection before and after every task, which alone costs four fifths of
-# the durable rate. This setting is its only switch, and it is read under exactly this name, outside the namespace.
+# Checks every message before Celery does: see apps/jobs/consumer.py.
 CELERY_WORKER_CONSUMER = "apps.jobs.consumer:JobConsumer"
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_SEND_TASK_EVENTS = True
@@ -219,6 +229,8 @@ JOBS_SENT_TIMEOUT = timedelta(seconds=env.float("JOBS_SENT_TIMEOUT_SECONDS", 360
 JOBS_SHUTDOWN_GRACE = timedelta(seconds=env.float("JOBS_SHUTDOWN_GRACE_SECONDS", 20))
 # A job whose task no worker knows waits this long for a worker with newer code.
 JOBS_UNKNOWN_TASK_GRACE = timedelta(seconds=env.float("JOBS_UNKNOWN_TASK_GRACE_SECONDS", 3600))
+# … and is offered again this often: a rolling deploy takes minutes, and each offer costs one message.
+JOBS_UNKNOWN_TASK_EVERY = timedelta(seconds=env.float("JOBS_UNKNOWN_TASK_SECONDS", 10))
 JOBS_KEEP_SUCCEEDED = timedelta(days=7)
 JOBS_KEEP_DEAD = timedelta(days=90)
 

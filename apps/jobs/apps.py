@@ -1,4 +1,5 @@
 from celery import current_app
+from celery.signals import worker_shutting_down
 from django.apps import AppConfig
 
 
@@ -8,5 +9,9 @@ class JobsConfig(AppConfig):
     verbose_name = "Jobs"
 
     def ready(self) -> None:
+        from apps.jobs import connections, lease
+
+        connections.keep(current_app._get_current_object())
+        worker_shutting_down.connect(lease.begin_shutdown)
         # Without this a plain Django process (the relay, the admin) has an empty task registry.
         current_app.autodiscover_tasks(["tasks"], related_name=None, force=True)

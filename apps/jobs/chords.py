@@ -1,0 +1,86 @@
+"""Chords: a body that starts when every part of its header has succeeded.
+
+Problem. Celery counts the parts in the result backend: a wiped Redis, or a part that ran twice, and the body never
+starts, or starts early.
+
+Guarantee. The count is a row, lowered in the transaction that ends a part, so each part counts once; the last one
+starts the body in that same transaction. If a part dies, the body is a dead letter that names the part.
+
+Not guaranteed. Starting a chord is one INSERT for the body and one for each part: wrap it in `transaction.atomic()`
+(a durable task's own body may do so) if half a chord must not exist.
+"""
+
+from typing import Any
+from uuid import UUID
+
+from celery import current_app
+from celery.canvas import maybe_signature
+from celery.result import GroupResult, ResultBase
+from django.db.models import F
+
+from apps.jobs.failures import Failure, Kind
+from apps.jobs.models import Chord, DeadLetter, Job
+
+
+def await_parts(group_id: str, parts: list[ResultBase], body: Any) -> None:
+    """Record the body before the first part is recorded. A second time with the same group changes nothing."""
+    header = [_ids(part) for part in parts]
+    Chord.objects.bulk_create(
+        [Chord(id=UUID(group_id), body=dict(body), body_id=UUID(body.id), header=header, waits_for=_count(header))],
+        ignore_conflicts=True,
+    )
+
+
+def _ids(part: ResultBase) -> Any:
+    """The part's id, or the nested list of them, for a group inside a header."""
+    return [_ids(inner) for inner in part.results] if isinstance(part, GroupResult) else part.id
+
+
+def _count(ids: Any) -> int:
+    return sum(_count(inner) for inner in ids) if isinstance(ids, list) else 1
+
+
+def part_succeeded(group_id: str) -> None:
+    """Count one part down; the last one starts the body. In the transaction in which the part succeeds."""
+    if not Chord.objects.filter(pk=group_id).update(waits_for=F("waits_for") - 1):
+        return
+    chord = Chord.objects.filter(pk=group_id, waits_for=0).first()
+    if chord is not None:
+        maybe_signature(chord.body, app=current_app).apply_async((_results(chord.header),))
+        chord.delete()
+
+
+def _results(header: Any) -> Any:
+    by_id = dict(Job.objects.filter(pk__in=list(_flat(header))).values_list("pk", "result"))
+    return _fill(header, by_id)
+
+
+def _flat(ids: Any) -> Any:
+    for inner in ids:
+        if isinstance(inner, list):
+            yield from _flat(inner)
+        else:
+            yield inner
+
+
+def _fill(ids: Any, by_id: dict[UUID, Any]) -> Any:
+    return [_fill(inner, by_id) for inner in ids] if isinstance(ids, list) else by_id.get(UUID(ids))
+
+
+def part_died(job: Job) -> None:
+    """The body will never start: say so in a dead letter of its own. In the transaction in which the part ends."""
+    chord = job.options.get("chord") and Chord.objects.filter(pk=job.options["group_id"]).first()
+    if not chord:
+        return
+    body = maybe_signature(chord.body, app=current_app)
+    failure = Failure(Kind.DEPENDENCY, "ChordError", f"Its part {job.task} ({job.id}) ended as {job.state}.")
+    letter = DeadLetter(
+        job_id=chord.body_id,
+        task=body.task,
+        args=list(body.args),
+        kwargs=dict(body.kwargs),
+        queue=job.queue,
+        **failure.as_letter(body.task),
+    )
+    DeadLetter.objects.bulk_create([letter], ignore_conflicts=True)
+    chord.delete()

@@ -1,0 +1,147 @@
+"""What never became a task call: messages that Celery's worker drops, or that make it exit.
+
+Problem. A body that is not what Celery expects makes the worker process exit, again and again, with the message still
+in the queue; other bad messages are logged and gone. An unknown task is "ignored and discarded".
+
+Guarantee. Every message is checked before Celery touches it. A bad one is kept as a dead letter, and acknowledged only
+when the letter is written; if the database is away it goes back to the queue, later. A durable job whose task this
+worker does not know (old code, new job) is handed back, for a bounded time.
+
+Not guaranteed. Envelopes that kombu itself cannot read are made readable by `apps.jobs.transport`, for Redis.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from celery.worker.consumer import Consumer
+from kombu.exceptions import ContentDisallowed, DecodeError
+
+from apps.jobs import connections, dead_letters, ledger
+from apps.jobs.failures import Failure, Kind
+from apps.jobs.ids import job_id_of
+from apps.jobs.transport import UNREADABLE
+
+logger = logging.getLogger(__name__)
+
+# A message that cannot be stored comes back after this many seconds; at once would be a loop.
+REQUEUE_AFTER = 5.0
+# The main process has other messages to serve: it does not wait long for a database.
+PATIENCE = 2.0
+
+
+class BadMessage(ValueError):
+    """The message is not a task call."""
+
+
+class JobConsumer(Consumer):
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def on_message(message: Any) -> Any:
+            try:
+                check(message)
+                return handle(message)
+            except ContentDisallowed as exc:
+                self.bury(message, exc)
+            except Exception as exc:  # whatever is wrong with a message, the worker must outlive it
+                logger.exception("A message cannot be used")
+                self.bury(message, exc)
+
+        return on_message
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        self.bury(message, BadMessage("The message does not name a task."))
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        task, job_id = message.headers["task"], job_id_of(message.headers["id"])
+        try:
+            if message.headers.get("ledger"):
+                connections.patiently(lambda: ledger.hand_back_unknown(job_id), PATIENCE)
+                message.ack()
+                return
+        except connections.LOST:
+            return requeue_later(self.timer, message)
+        self.bury(message, exc, Failure.unknown_task(task))
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        self.bury(message, exc)
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        self.bury(message, exc)
+
+    def bury(self, message: Any, exc: Exception, failure: Failure | None = None) -> None:
+        """Store the letter first, then acknowledge. Never leave it unacknowledged: it would hold a prefetch slot."""
+        failure = failure or Failure.of(exc, kind=Kind.UNDECODABLE)
+        try:
+            connections.patiently(lambda: dead_letters.write_for_message(message, failure), PATIENCE)
+        except connections.LOST:
+            requeue_later(self.timer, message)
+        else:
+            logger.error("Dead letter for a message that is no task call: %s", failure.message)
+            message.ack_log_error(logger, self.connection_errors)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        try:
+            super().on_connection_error_after_connected(exc)
+        except AttributeError:
+            # Celery 5.7.0 closes the channel twice; the second time kombu has no client to restore the unacknowledged
+            # with, and the worker would exit. They come back after the visibility time-out.
+            logger.debug("The broker's channel was closed twice", exc_info=True)
+
+
+def requeue_later(timer: Any, message: Any) -> None:
+    timer.call_after(REQUEUE_AFTER, message.requeue)
+
+
+def check(message: Any) -> None:
+    """Raise `BadMessage`, or kombu's own error, unless Celery's worker can take this message without harm."""
+    headers = message.headers
+    if message.content_type == UNREADABLE:
+        raise BadMessage(str(headers.get("reason")))
+    if not isinstance(headers, dict):
+        raise BadMessage("The message has no headers.")
+    if "task" in headers:
+        _check_headers(headers)
+        _check_body(_decoded(message))
+
+
+def _check_headers(headers: dict[str, Any]) -> None:
+    for name in ("task", "id"):
+        if not isinstance(headers.get(name), str) or not headers[name]:
+            raise BadMessage(f"The header {name!r} is {headers.get(name)!r}, not a name.")
+    limits = headers.get("timelimit")
+    if limits is not None and not _is_pair_of_seconds(limits):
+        raise BadMessage(f"The header 'timelimit' is {limits!r}, not two numbers.")
+    retries = headers.get("retries")
+    if retries is not None and not isinstance(retries, int):
+        raise BadMessage(f"The header 'retries' is {retries!r}, not a number.")
+
+
+def _is_pair_of_seconds(limits: Any) -> bool:
+    return (
+        isinstance(limits, list | tuple)
+        and len(limits) == 2
+        and all(limit is None or isinstance(limit, int | float) for limit in limits)
+    )
+
+
+def _decoded(message: Any) -> Any:
+    try:
+        return message.payload
+    except ContentDisallowed:
+        raise
+    except (DecodeError, ValueError, LookupError, RecursionError, TypeError) as exc:
+        raise BadMessage(f"The body cannot be decoded: {exc}") from exc
+
+
+def _check_body(payload: Any) -> None:
+    if not isinstance(payload, list | tuple) or len(payload) != 3:
+        raise BadMessage("The body is not a list of arguments, keyword arguments and options.")
+    args, kwargs, embed = payload
+    if not isinstance(args, list | tuple):
+        raise BadMessage("The arguments are not a list.")
+    if not isinstance(kwargs, dict):
+        raise BadMessage("The keyword arguments are not a mapping.")
+    if embed is not None and not isinstance(embed, dict):
+        raise BadMessage("The options are not a mapping.")

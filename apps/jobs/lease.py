@@ -1,0 +1,147 @@
+"""Leases: how the ledger knows that a running job's worker is alive.
+
+Problem. A worker that is killed, frozen or cut off cannot say so.
+
+Guarantee. A worker's main process renews the leases of all its running jobs in one statement, three times in a
+lease's length, whatever pool runs them. A job whose lease ran out is handed on by the relay. A worker that is told to
+stop gives its jobs a grace, and then hands back what still runs, uncounted.
+
+Not guaranteed. A frozen worker that wakes up goes on with its body until the next checkpoint or its end; the token
+keeps it from writing anything then.
+"""
+
+import logging
+import os
+import signal
+import threading
+import time
+from typing import Any
+from uuid import UUID
+
+from celery import bootsteps
+from celery.worker import state
+from celery.worker.components import Pool
+from django.conf import settings
+from django.db import connection
+from django.db.models.functions import Now
+
+from apps.jobs import connections, ledger
+from apps.jobs.models import Job, Worker
+from apps.jobs.ids import uuid7
+
+logger = logging.getLogger(__name__)
+
+RENEWALS_PER_LEASE = 3
+
+_worker_id: UUID | None = None
+_stopping = threading.Event()
+
+
+def worker_id() -> UUID | None:
+    """The identity of this worker's main process; its pool children inherit it."""
+    return _worker_id
+
+
+def is_stopping() -> bool:
+    """Whether this worker is being stopped in good order: what it loses from now on is handed back uncounted."""
+    return _stopping.is_set()
+
+
+def token_of(job_id: UUID) -> int | None:
+    """The token under which this worker runs the job, for the main process, which did not claim it itself."""
+    held = Job.objects.filter(pk=job_id, worker_id=_worker_id, state=Job.State.RUNNING)
+    return held.values_list("token", flat=True).first()
+
+
+class LeaseStep(bootsteps.StartStopStep):
+    """Part of the worker, not of its connection to the broker: it goes on while the broker is away."""
+
+    requires = ("celery.worker.components:Timer",)
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        global _worker_id
+        super().__init__(parent, **options)
+        _worker_id = uuid7()  # before the pool forks
+        self.timer_entry: Any = None
+
+    def start(self, parent: Any) -> None:
+        connections.patiently(lambda: self._introduce(parent))
+        every = settings.JOBS_LEASE.total_seconds() / RENEWALS_PER_LEASE
+        self.timer_entry = parent.timer.call_repeatedly(every, self._beat, (parent,))
+
+    def _introduce(self, parent: Any) -> None:
+        Worker.objects.update_or_create(
+            id=_worker_id,
+            defaults={
+                "name": parent.hostname,
+                "pid": os.getpid(),
+                "queues": [queue.name for queue in parent.app.amqp.queues.consume_from.values()],
+                "pool": parent.pool_cls.__module__.rpartition(".")[2],
+                "size": parent.concurrency,
+            },
+        )
+
+    def _beat(self, parent: Any) -> None:
+        """Renew, and say that we live. Without the database there is nothing to renew: try again next time."""
+        try:
+            connections.refresh()
+            for job_id in renew_leases():
+                self._terminate(parent, job_id)
+            Worker.objects.filter(pk=_worker_id).update(
+                heartbeat_at=Now(), busy=len(state.active_requests), size=parent.pool.num_processes
+            )
+        except connections.LOST as exc:
+            logger.warning("Leases were not renewed: %s", str(exc).strip())
+            connection.close()
+
+    def _terminate(self, parent: Any, job_id: UUID) -> None:
+        """A cancelled job that has not stopped by itself: end its process, where the pool has processes."""
+        request = state.requests.get(str(job_id))
+        if request is not None and has_processes(parent):
+            request.terminate(parent.pool, signal="KILL")
+
+    def stop(self, parent: Any) -> None:
+        """The pool has been stopped before us, so what the ledger still shows as ours is nobody's."""
+        if self.timer_entry is not None:
+            self.timer_entry.cancel()
+        _stopping.set()
+        try:
+            ledger.release(_worker_id)  # type: ignore[arg-type]
+            Worker.objects.filter(pk=_worker_id).update(stopped_at=Now(), busy=0)
+        except connections.LOST as exc:
+            logger.warning("Could not hand back jobs, their leases will run out: %s", str(exc).strip())
+
+    terminate = stop
+
+
+# Steps stop in the reverse order of their start. What the pool has not finished is known only after it has stopped, so
+# it must start after us.
+Pool.requires = (*Pool.requires, LeaseStep)
+
+
+def has_processes(worker: Any) -> bool:
+    return bool(worker.pool_cls.__module__.endswith("prefork"))
+
+
+def renew_leases() -> list[UUID]:
+    """Returns the jobs that someone asked to cancel."""
+    running = [UUID(request.id) for request in tuple(state.active_requests)]
+    return ledger.renew(running, _worker_id) if running and _worker_id else []
+
+
+def begin_shutdown(**signal_fields: Any) -> None:
+    """On SIGTERM: let running jobs finish, but not for longer than the grace."""
+    if signal_fields.get("how") == "Warm" and not _stopping.is_set():
+        threading.Thread(target=_end_grace, name="shutdown-grace", daemon=True).start()
+
+
+def _end_grace() -> None:
+    """Renew while the main loop no longer does; then kill what still runs and have Celery stop cold."""
+    deadline = time.monotonic() + settings.JOBS_SHUTDOWN_GRACE.total_seconds()
+    while state.active_requests and time.monotonic() < deadline:
+        connections.patiently(renew_leases, patience=0)
+        time.sleep(0.2)
+    if state.active_requests:
+        logger.warning("Grace is over: %d running jobs are handed back.", len(state.active_requests))
+        _stopping.set()
+        os.kill(os.getpid(), signal.SIGQUIT)

@@ -1,0 +1,559 @@
+"""The ledger: every transition of a job, and all its SQL.
+
+Problem. A broker may lose a message, deliver it twice, or deliver it late; a worker may die between any two lines.
+
+Guarantee. A job is a row, written in the transaction that asked for it. Each transition is one conditional UPDATE, so
+of two that race, one wins and the other changes nothing. Whoever runs a job holds its *token*, which every claim
+raises: a worker that lost its lease cannot end, retry or bury the attempt that came after it.
+
+Not guaranteed. A job may be *started* more than once, when its worker died or was taken for dead; only its end is
+written once. Code that acts on the world outside the database has to be safe to run twice.
+
+The life of a job, in calling order: record → take_due (relay) → claim → progress → succeed | retry | snooze | bury.
+`docs/lifecycle.md` draws it.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from celery.exceptions import Ignore
+from django.conf import settings
+from django.db import connection, transaction
+from django.utils import timezone
+from kombu.utils.json import dumps
+
+from apps.jobs import chords
+from apps.jobs.failures import Failure
+from apps.jobs.models import DeadLetter, Job, MessageDecoder
+from apps.jobs.ids import uuid7
+
+# The relay listens here. A notification says "something is due", never what: the rows say that.
+CHANNEL = "nightshift_due"
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """What `record` writes. `delay` counts in seconds from now by the database's clock; `run_at` is absolute."""
+
+    task: str
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    queue: str
+    id: UUID = field(default_factory=uuid7)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    priority: int | None = None
+    run_at: datetime | None = None
+    delay: float | None = None
+    expires_at: datetime | None = None
+    retries: int = 0
+    unique_key: str | None = None
+    unique_until: str | None = None
+    unique_for: float | None = None
+    owner_id: int | None = None
+    parent_id: UUID | None = None
+    root_id: UUID | None = None
+    replay_of: UUID | None = None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The job that stands for the wish. `created` is false if it was there already."""
+
+    id: UUID
+    created: bool
+
+
+class LeaseLost(Ignore):
+    """Another worker holds this job now, or it has ended."""
+
+
+RECORD = f"""
+    WITH made AS (
+        INSERT INTO jobs_job (
+            id, task, args, kwargs, options, queue, priority, retries, run_at, expires_at,
+            unique_key, unique_until, unique_expires_at, owner_id, parent_id, root_id, replay_of)
+        SELECT
+            id, task, args, kwargs, options, queue, priority, retries,
+            coalesce(run_at, statement_timestamp() + coalesce(delay, 0) * interval '1 second'), expires_at,
+            unique_key, unique_until, statement_timestamp() + unique_for * interval '1 second',
+            owner_id, parent_id, root_id, replay_of
+        FROM jsonb_to_recordset(%s::jsonb) AS new (
+            id uuid, task text, args jsonb, kwargs jsonb, options jsonb, queue text, priority smallint, retries int,
+            run_at timestamptz, delay float, expires_at timestamptz,
+            unique_key text, unique_until text, unique_for float,
+            owner_id int, parent_id uuid, root_id uuid, replay_of uuid)
+        ON CONFLICT DO NOTHING
+        RETURNING id, run_at
+    ), due AS (
+        SELECT 1 FROM made WHERE run_at < statement_timestamp() + interval '1 second' LIMIT 1
+    ), told AS (
+        SELECT pg_notify('{CHANNEL}', '') FROM due
+    )
+    SELECT id, (SELECT count(*) FROM told) FROM made
+"""
+
+
+def record(jobs: Sequence[NewJob]) -> list[Recorded]:
+    """Write jobs in the caller's transaction, in one round trip.
+
+    A second time with the same id, or with a unique key that a live job holds, writes nothing and returns the job
+    that is there.
+    """
+    made = _insert(jobs)
+    return [Recorded(job.id, True) if job.id in made else _existing(job) for job in jobs]
+
+
+def _insert(jobs: Sequence[NewJob]) -> set[UUID]:
+    with connection.cursor() as cursor:
+        cursor.execute(RECORD, [dumps([_as_json(job) for job in jobs])])
+        return {row[0] for row in cursor.fetchall()}
+
+
+def _as_json(job: NewJob) -> dict[str, Any]:
+    """Times and ids as plain strings for PostgreSQL; arguments in Celery's own dialect."""
+    row = dict(vars(job))
+    for name in ("id", "parent_id", "root_id", "replay_of"):
+        row[name] = row[name] and str(row[name])
+    for name in ("run_at", "expires_at"):
+        row[name] = row[name] and row[name].isoformat()
+    return row
+
+
+def _existing(job: NewJob) -> Recorded:
+    """Find the job in whose favour an INSERT did nothing; write ours after all if that one has just let go."""
+    while True:
+        if Job.objects.filter(pk=job.id).exists():
+            return Recorded(job.id, False)
+        _let_go_of_expired_key(job.unique_key)
+        holder = Job.objects.filter(unique_key=job.unique_key).values_list("pk", flat=True).first()
+        if holder:
+            return Recorded(holder, False)
+        if _insert([job]):
+            return Recorded(job.id, True)
+
+
+def _let_go_of_expired_key(key: str | None) -> None:
+    Job.objects.filter(unique_key=key, unique_expires_at__lte=timezone.now(), state__in=Job.ENDED).update(
+        unique_key=None
+    )
+
+
+# --- Relay ------------------------------------------------------------------------------------------------------------
+
+PAUSED = "SELECT queue FROM jobs_queuepause WHERE until IS NULL OR until > statement_timestamp()"
+
+# One index scan a queue, so that a flood in one does not stand before the others.
+OPEN_QUEUES = f"(SELECT name FROM unnest(%s::text[]) AS name WHERE name NOT IN ({PAUSED})) AS open"
+
+TAKE_DUE = f"""
+    UPDATE jobs_job AS job
+    SET state = 'sent', sent_at = clock_timestamp()
+    FROM {OPEN_QUEUES} CROSS JOIN LATERAL (
+        SELECT id FROM jobs_job
+        WHERE state = 'queued' AND queue = open.name AND run_at <= statement_timestamp()
+        ORDER BY run_at LIMIT %s
+        FOR UPDATE SKIP LOCKED
+    ) AS due
+    WHERE job.id = due.id
+    RETURNING job.id, job.task, job.queue, job.priority, job.retries, job.parent_id, job.root_id,
+              job.args, job.kwargs, job.options
+"""
+
+NEXT_DUE = f"""
+    SELECT extract(epoch FROM min(next.run_at) - clock_timestamp())::float
+    FROM {OPEN_QUEUES} CROSS JOIN LATERAL (
+        SELECT run_at FROM jobs_job WHERE state = 'queued' AND queue = open.name ORDER BY run_at LIMIT 1
+    ) AS next
+"""
+
+
+@dataclass(frozen=True)
+class Due:
+    """A job on its way to the broker."""
+
+    id: UUID
+    task: str
+    queue: str
+    priority: int | None
+    retries: int
+    parent_id: UUID | None
+    root_id: UUID | None
+    args: list[Any]
+    kwargs: dict[str, Any]
+    options: dict[str, Any]
+
+
+def take_due(queues: Iterable[str], limit: int) -> list[Due]:
+    """queued → sent, for at most `limit` due jobs of each queue that is not paused.
+
+    Call it in a transaction and publish before the commit: if publishing raises, or the relay dies, the rows are
+    still queued. Rows that another relay holds are skipped.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(TAKE_DUE, [list(queues), limit])
+        return [Due(*row[:7], *map(_loads, row[7:])) for row in cursor.fetchall()]
+
+
+def _loads(value: str) -> Any:
+    return json.loads(value, cls=MessageDecoder)
+
+
+def next_due(queues: Iterable[str]) -> float | None:
+    """Seconds until the next queued job of these queues is due (below zero: overdue); None if there is none."""
+    with connection.cursor() as cursor:
+        cursor.execute(NEXT_DUE, [list(queues)])
+        return cursor.fetchone()[0]
+
+
+# --- Worker -----------------------------------------------------------------------------------------------------------
+
+# A message may be older than its row: of a retry that waits for its time, or of a queue that was paused since.
+CLAIM = f"""
+    UPDATE jobs_job AS job
+    SET state = 'running', attempts = attempts + 1, token = token + 1, worker_id = %s, started_at = clock_timestamp(),
+        lease_until = clock_timestamp() + %s,
+        unique_key = CASE WHEN unique_until = 'started' THEN NULL ELSE unique_key END
+    FROM unnest(%s::uuid[], %s::int[]) AS message (id, retries)
+    WHERE job.id = message.id AND job.retries = message.retries
+      AND (state = 'sent' OR state = 'queued' AND run_at <= statement_timestamp())
+      AND (expires_at IS NULL OR expires_at > statement_timestamp())
+      AND queue NOT IN ({PAUSED})
+    RETURNING job.id, token
+"""
+
+
+def claim(messages: Mapping[UUID, int], worker_id: UUID | None) -> dict[UUID, int]:
+    """sent → running, for the jobs of these messages (id → retries). Returns the fencing token of each that is ours.
+
+    An id that is missing from the answer is a duplicate, cancelled, expired or paused: its message means nothing.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(CLAIM, [worker_id, settings.JOBS_LEASE, list(messages), list(messages.values())])
+        return dict(cursor.fetchall())
+
+
+def refuse(job_id: UUID) -> str:
+    """Settle a job whose message could not be claimed, and say why: "expired", "paused" or "duplicate"."""
+    job = Job.objects.filter(pk=job_id).first()
+    if job is None or job.state not in (Job.State.SENT, Job.State.QUEUED):
+        return "duplicate"
+    if job.expires_at and job.expires_at <= timezone.now():
+        bury(job.id, None, Failure.expired(job.expires_at))
+        return "expired"
+    if job.state == Job.State.SENT and put_back(queue=job.queue, job_id=job.id):
+        return "paused"
+    return "duplicate"
+
+
+def put_back(queue: str, job_id: UUID) -> bool:
+    """sent → queued, for a job whose queue was paused while its message was on the way."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE jobs_job SET state = 'queued' WHERE id = %s AND state = 'sent' AND queue IN ({PAUSED})", [job_id]
+        )
+        return cursor.rowcount == 1
+
+
+ENDED = """
+    finished_at = clock_timestamp(), lease_until = NULL, running_key = NULL,
+    unique_key = CASE WHEN unique_expires_at > clock_timestamp() THEN unique_key END
+"""
+
+
+def succeed(job_id: UUID, token: int, result: Any = None) -> None:
+    """running → succeeded. Raises `LeaseLost`, and has changed nothing, if the token is no longer the job's."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE jobs_job SET state = 'succeeded', result = %s::jsonb, {ENDED}"
+            " WHERE id = %s AND token = %s AND state = 'running'",
+            [None if result is None else dumps(result), job_id, token],
+        )
+        if cursor.rowcount == 0:
+            raise LeaseLost(f"Job {job_id} is no longer ours to end (token {token}).")
+
+
+LET_GO = "state = 'queued', lease_until = NULL, running_key = NULL, run_at = clock_timestamp() + %s * interval '1 second'"
+
+
+def retry(job_id: UUID, token: int, again: NewJob, failure: Failure | None) -> None:
+    """running → queued, as the task asked by `self.retry` or `self.replace`. The error is kept in the job's list."""
+    values = _as_json(again)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            UPDATE jobs_job
+            SET {LET_GO}, task = %s, args = %s::jsonb, kwargs = %s::jsonb, options = %s::jsonb, queue = %s,
+                priority = %s, retries = %s, errors = errors || %s::jsonb
+            WHERE id = %s AND token = %s AND state = 'running'
+            """,
+            [
+                _seconds_until_due(again),
+                again.task,
+                *(dumps(values[name]) for name in ("args", "kwargs", "options")),
+                again.queue,
+                again.priority,
+                again.retries,
+                dumps([failure.as_entry()] if failure else []),
+                job_id,
+                token,
+            ],
+        )
+        _expect_one(cursor, job_id, token)
+        _wake_relay(cursor)
+
+
+def _seconds_until_due(job: NewJob) -> float:
+    if job.run_at is not None:
+        return max(0.0, (job.run_at - timezone.now()).total_seconds())
+    return job.delay or 0.0
+
+
+def _expect_one(cursor: Any, job_id: UUID, token: int) -> None:
+    if cursor.rowcount == 0:
+        raise LeaseLost(f"Job {job_id} is no longer ours to change (token {token}).")
+
+
+def _wake_relay(cursor: Any) -> None:
+    cursor.execute(f"SELECT pg_notify('{CHANNEL}', '')")
+
+
+def snooze(job_id: UUID, token: int, seconds: float) -> None:
+    """running → queued in `seconds`. It costs no retry, and the attempt is not counted."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE jobs_job SET {LET_GO}, attempts = attempts - 1 WHERE id = %s AND token = %s AND state = 'running'",
+            [seconds, job_id, token],
+        )
+        _expect_one(cursor, job_id, token)
+        _wake_relay(cursor)
+
+
+def report(job_id: UUID, token: int, progress: Mapping[str, Any]) -> bool:
+    """Write the progress of a running job. Returns whether someone asked to cancel it."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE jobs_job SET progress = %s::jsonb WHERE id = %s AND token = %s AND state = 'running'"
+            " RETURNING cancel_requested",
+            [dumps(progress), job_id, token],
+        )
+        row = cursor.fetchone()
+    if row is None:
+        raise LeaseLost(f"Job {job_id} is no longer ours to report on (token {token}).")
+    return bool(row[0])
+
+
+def bury(job_id: UUID, token: int | None, failure: Failure) -> bool:
+    """→ dead, together with its dead letter. False if the job had ended, or the token is no longer its own.
+
+    A job that nobody runs (expired, never sent) has no token to show.
+    """
+    with transaction.atomic():
+        job = Job.objects.select_for_update().filter(pk=job_id, state__in=Job.LIVE).first()
+        if job is None or (token is None) != (job.state != Job.State.RUNNING) or token not in (None, job.token):
+            return False
+        _end(job, Job.State.DEAD, failure)
+        write_letter(job, failure)
+        chords.part_died(job)
+    return True
+
+
+def _end(job: Job, state: Job.State, failure: Failure | None = None) -> None:
+    job.state = state
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE jobs_job SET state = %s, errors = errors || %s::jsonb, {ENDED} WHERE id = %s",
+            [state, dumps([failure.as_entry()] if failure else []), job.id],
+        )
+
+
+def write_letter(job: Job, failure: Failure) -> None:
+    """A job dies once: a second letter for the same job is the first one."""
+    letter = DeadLetter(
+        job_id=job.id,
+        task=job.task,
+        args=job.args,
+        kwargs=job.kwargs,
+        options=job.options,
+        queue=job.queue,
+        attempts=job.attempts,
+        **failure.as_letter(job.task),
+    )
+    DeadLetter.objects.bulk_create([letter], ignore_conflicts=True)
+
+
+# --- Operators --------------------------------------------------------------------------------------------------------
+
+
+def cancel(job_id: UUID) -> Job.State | None:
+    """→ cancelled at once, if nobody runs it; else the running task sees the wish at its next checkpoint.
+
+    Returns the state after the call; None if there is no such job. A second time changes nothing.
+    """
+    with transaction.atomic():
+        job = Job.objects.select_for_update().filter(pk=job_id).first()
+        if job is None:
+            return None
+        if job.state == Job.State.RUNNING:
+            Job.objects.filter(pk=job_id).update(cancel_requested=True)
+        elif job.is_live:
+            _end(job, Job.State.CANCELLED)
+            chords.part_died(job)
+            return Job.State.CANCELLED
+        return Job.State(job.state)
+
+
+def cancelled(job_id: UUID, token: int) -> bool:
+    """running → cancelled: the task has seen the wish and stopped."""
+    with transaction.atomic():
+        job = Job.objects.select_for_update().filter(pk=job_id, token=token, state=Job.State.RUNNING).first()
+        if job is None:
+            return False
+        _end(job, Job.State.CANCELLED)
+        chords.part_died(job)
+    return True
+
+
+def hurry(job_ids: Iterable[UUID]) -> int:
+    """Make queued jobs due now ("run now", "retry now"). Returns how many."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE jobs_job SET run_at = statement_timestamp() WHERE id = ANY(%s) AND state = 'queued'",
+            [list(job_ids)],
+        )
+        hurried = cursor.rowcount
+        _wake_relay(cursor)
+    return hurried
+
+
+# --- Leases and rescue ------------------------------------------------------------------------------------------------
+
+
+def renew(job_ids: Iterable[UUID], worker_id: UUID) -> list[UUID]:
+    """Prolong the leases of this worker's running jobs. Returns those that someone asked to cancel."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE jobs_job SET lease_until = clock_timestamp() + %s"
+            " WHERE id = ANY(%s) AND worker_id = %s AND state = 'running' RETURNING id, cancel_requested",
+            [settings.JOBS_LEASE, list(job_ids), worker_id],
+        )
+        return [job_id for job_id, cancel_requested in cursor.fetchall() if cancel_requested]
+
+
+def release(worker_id: UUID, job_id: UUID | None = None) -> int:
+    """running → queued for a worker that stops in good order. No attempt and no crash is counted."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE jobs_job SET {LET_GO}, attempts = attempts - 1"
+            " WHERE worker_id = %s AND state = 'running' AND (%s::uuid IS NULL OR id = %s)",
+            [0, worker_id, job_id, job_id],
+        )
+        released = cursor.rowcount
+        _wake_relay(cursor)
+    return released
+
+
+def hand_back_unknown(job_id: UUID) -> None:
+    """sent → queued, a while later, for a worker with newer code. → dead, if none came in `JOBS_UNKNOWN_TASK_GRACE`."""
+    with transaction.atomic():
+        job = Job.objects.select_for_update().filter(pk=job_id, state=Job.State.SENT).first()
+        if job is None:
+            return
+        failure = Failure.unknown_task(job.task)
+        first_seen = next((error["at"] for error in job.errors if error["kind"] == failure.kind), None)
+        if first_seen is None:
+            _defer_unknown(job, [failure.as_entry()])
+        elif datetime.fromisoformat(first_seen) + settings.JOBS_UNKNOWN_TASK_GRACE > timezone.now():
+            _defer_unknown(job, [])
+        else:
+            bury(job.id, None, failure)
+
+
+def _defer_unknown(job: Job, errors: list[dict[str, Any]]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE jobs_job SET {LET_GO}, errors = errors || %s::jsonb WHERE id = %s",
+            [settings.JOBS_UNKNOWN_TASK_EVERY.total_seconds(), dumps(errors), job.id],
+        )
+
+
+def crashed(job_id: UUID, failure: Failure, worker_id: UUID | None = None, token: int | None = None) -> None:
+    """running → queued after the worker was lost, or → dead when it has happened too often: a poison job ends.
+
+    Name the worker, if it lost a child; or the token, if the job's own attempt reports.
+    """
+    held = {"worker_id": worker_id} if token is None else {"token": token}
+    with transaction.atomic():
+        job = Job.objects.select_for_update().filter(pk=job_id, state=Job.State.RUNNING, **held).first()
+        if job is not None:
+            _count_crash(job, failure)
+
+
+def rescue_expired(limit: int = 100) -> int:
+    """Hand on the jobs whose lease ran out: their worker is dead, frozen or cut off. Returns how many.
+
+    After PostgreSQL itself was away nobody could renew, so the living get one lease's time to do it.
+    """
+    with transaction.atomic():
+        expired = list(
+            Job.objects.select_for_update(skip_locked=True)
+            .filter(state=Job.State.RUNNING)
+            .extra(
+                where=[
+                    "lease_until < statement_timestamp()",
+                    "pg_postmaster_start_time() < statement_timestamp() - %s",
+                ],
+                params=[settings.JOBS_LEASE],
+            )
+            .order_by("lease_until")[:limit]
+        )
+        for job in expired:
+            _count_crash(job, Failure.worker_lost())
+    return len(expired)
+
+
+def _count_crash(job: Job, failure: Failure) -> None:
+    if job.cancel_requested:
+        _end(job, Job.State.CANCELLED, failure)
+        chords.part_died(job)
+    elif job.crashes >= crashes_allowed(job):
+        _end(job, Job.State.DEAD, failure)
+        write_letter(job, failure)
+        chords.part_died(job)
+    else:
+        _let_go_after_crash(job, failure)
+
+
+def _let_go_after_crash(job: Job, failure: Failure) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE jobs_job SET {LET_GO}, crashes = crashes + 1, errors = errors || %s::jsonb WHERE id = %s",
+            # The first crash is mostly a deploy or a host: run at once. More of them look like the job's own doing.
+            [job.crashes, dumps([failure.as_entry()]), job.id],
+        )
+        _wake_relay(cursor)
+
+
+def crashes_allowed(job: Job) -> int:
+    """As many as the task may fail, and a few for bad luck; three for a task that this process does not know."""
+    from celery import current_app
+
+    task = current_app.tasks.get(job.task)
+    max_retries = 3 if task is None or task.max_retries is None else task.max_retries
+    return int(max_retries) + settings.JOBS_SPARE_CRASHES
+
+
+def resend(before: datetime, queues: Iterable[str] | None = None) -> int:
+    """sent → queued, for jobs whose message the broker lost. A needless second message is dropped by the claim."""
+    lost = Job.objects.filter(state=Job.State.SENT, sent_at__lt=before)
+    if queues is not None:
+        lost = lost.filter(queue__in=list(queues))
+    with transaction.atomic():
+        sent_again = lost.update(state=Job.State.QUEUED)
+        if sent_again:
+            with connection.cursor() as cursor:
+                _wake_relay(cursor)
+    return sent_again

@@ -1,0 +1,76 @@
+"""Queues as an operator sees them: how many wait, how old the oldest is, pause and resume.
+
+A paused queue's jobs stay queued in the ledger. Nothing is revoked: the relay sends no more of them, and a message
+that was on its way is put back by the worker that receives it.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.utils import timezone
+
+from apps.jobs.models import QueuePause
+
+LIMITED_DEPTH = """
+    SELECT count(*) FROM (
+        SELECT 1 FROM jobs_job
+        WHERE queue = %s AND (state = 'queued' AND run_at <= statement_timestamp() OR state = 'sent')
+        LIMIT %s) AS waiting
+"""
+
+STATUS = """
+    SELECT queue,
+           count(*) FILTER (WHERE state = 'queued' AND run_at <= statement_timestamp() OR state = 'sent'),
+           count(*) FILTER (WHERE state = 'queued' AND run_at > statement_timestamp()),
+           count(*) FILTER (WHERE state = 'running'),
+           extract(epoch FROM statement_timestamp() - min(run_at) FILTER (
+               WHERE state = 'queued' AND run_at <= statement_timestamp() OR state = 'sent'))::float
+    FROM jobs_job WHERE state IN ('queued', 'sent', 'running') GROUP BY queue
+"""
+
+
+@dataclass(frozen=True)
+class QueueStatus:
+    """waiting: due and not started; later: due in the future; oldest: age of the oldest waiting job, in seconds."""
+
+    name: str
+    waiting: int = 0
+    later: int = 0
+    running: int = 0
+    oldest: float | None = None
+
+
+def depth(queue: str, at_most: int) -> int:
+    """How many jobs wait, counted up to `at_most`, so that the price does not grow with the backlog."""
+    with connection.cursor() as cursor:
+        cursor.execute(LIMITED_DEPTH, [queue, at_most])
+        return int(cursor.fetchone()[0])
+
+
+def statuses() -> list[QueueStatus]:
+    """Every known queue, and any other that has live jobs."""
+    with connection.cursor() as cursor:
+        cursor.execute(STATUS)
+        found = {row[0]: QueueStatus(*row) for row in cursor.fetchall()}
+    return [found.pop(name, QueueStatus(name)) for name in settings.JOBS_QUEUES] + list(found.values())
+
+
+def pause(queue: str, reason: str = "", until: datetime | None = None, by: Any = None) -> None:
+    """A second time replaces the reason and the end. Raises ValueError for a queue that does not exist."""
+    if queue not in settings.JOBS_QUEUES:
+        raise ValueError(f"There is no queue {queue!r}. There are: {', '.join(settings.JOBS_QUEUES)}.")
+    QueuePause.objects.update_or_create(
+        queue=queue, defaults={"reason": reason, "until": until, "paused_at": timezone.now(), "paused_by": by}
+    )
+
+
+def resume(queue: str) -> bool:
+    """Whether it was paused. Its jobs start at once."""
+    with transaction.atomic():
+        deleted, _ = QueuePause.objects.filter(queue=queue).delete()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_notify('nightshift_due', '')")
+    return bool(deleted)

@@ -1,0 +1,148 @@
+"""The relay: moves due jobs from the ledger to the broker, and rescues lost ones.
+
+Problem. A request that publishes to a broker waits for the broker, and what it published may be lost.
+
+Guarantee. Every due job of a queue that is not paused is published, in batches, within a transaction: a broker that is
+away leaves the rows queued, and costs nobody but the relay. Any number of relays may run: SKIP LOCKED shares the work.
+
+Not guaranteed. A relay that dies between publishing and its commit publishes those jobs again; the claim drops the
+second message.
+"""
+
+import logging
+import random
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from celery import Celery
+from django.conf import settings
+from django.db import connection, transaction
+from kombu.exceptions import OperationalError as BrokerError
+
+from apps.jobs import connections, ledger, sensitive
+from apps.jobs.broker import BrokerWatch
+from apps.jobs.ledger import Due
+from apps.jobs.wakeup import Ear
+
+logger = logging.getLogger(__name__)
+
+# Large enough that the round trips do not count, small enough that a commit is quick.
+BATCH = 500
+# If a notification is lost, or run_at was changed by hand, a job waits this long at most.
+POLL_EVERY = 1.0
+# While the broker is away, try again after 0.2 s, 0.4 s … at most this long: when it returns, jobs flow at once.
+LONGEST_BACKOFF = 2.0
+
+
+class Relay:
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+        self.queues = list(settings.JOBS_QUEUES)
+        self.watch = BrokerWatch(app)
+        self.ear = Ear()
+        broker = app.connection_for_write()
+        self.broker_errors = (BrokerError, OSError, *broker.connection_errors, *broker.channel_errors)
+        self.stopping = False
+        self.failures = 0
+        self.next_rescue = 0.0
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT, which let the batch at hand finish."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        logger.info("Relay started, for the queues %s", ", ".join(self.queues))
+        while not self.stopping:
+            try:
+                self._turn()
+            except connections.LOST as exc:
+                logger.warning("The database is away: %s", str(exc).strip())
+                connection.close()
+                time.sleep(self._backoff())
+        logger.info("Relay stopped")
+
+    def _stop(self, *_: Any) -> None:
+        self.stopping = True
+
+    def _turn(self) -> None:
+        try:
+            moved = self.run_once()
+        except self.broker_errors as exc:
+            logger.warning("The broker is away, jobs wait in the ledger: %s", exc)
+            time.sleep(self._backoff())
+            return
+        self.failures = 0
+        if moved < BATCH and not self.stopping:
+            self._wait()
+
+    def _backoff(self) -> float:
+        self.failures = min(self.failures + 1, 6)
+        return random.uniform(0.5, 1.0) * min(LONGEST_BACKOFF, 0.1 * 2**self.failures)
+
+    def run_once(self) -> int:
+        """Rescue if it is time to; then publish one batch. Returns how many jobs were published."""
+        if time.monotonic() >= self.next_rescue:
+            self.rescue()
+            self.next_rescue = time.monotonic() + settings.JOBS_RESCUE_EVERY.total_seconds()
+        return self.publish_due()
+
+    def publish_due(self) -> int:
+        with transaction.atomic():
+            due = ledger.take_due(self.queues, BATCH)
+            if due:
+                self._publish(due)
+        return len(due)
+
+    def _publish(self, due: Sequence[Due]) -> None:
+        with self.app.producer_pool.acquire(block=True) as producer, producer.batch():
+            for job in due:
+                self._publish_one(producer, job)
+
+    def _publish_one(self, producer: Any, job: Due) -> None:
+        queue = self.app.amqp.queues[job.queue]
+        self.app.amqp.send_task_message(
+            producer,
+            job.task,
+            as_message(self.app, job),
+            queue=queue,
+            priority=job.priority,
+            retry=False,
+        )
+
+    def rescue(self) -> None:
+        """Three ways to lose a job, each found by what it leaves behind: a dead lease, a changed broker, silence."""
+        expired = ledger.rescue_expired()
+        if expired:
+            logger.warning("Handed on %d jobs whose worker is gone", expired)
+        lost = self.watch.resend_lost()
+        if lost:
+            logger.warning("Sent %d jobs again that the broker lost", lost)
+
+    def _wait(self) -> None:
+        """Sleep until something is recorded, or the next job is due, or the poll."""
+        due_in = ledger.next_due(self.queues)
+        self.ear.wait(POLL_EVERY if due_in is None else max(0.0, min(POLL_EVERY, due_in)))
+
+
+def as_message(app: Celery, job: Due) -> Any:
+    """The job as Celery's own task message (protocol 2). `ledger` tells the worker that there is a row to claim."""
+    options = dict(job.options)
+    headers = {"ledger": True, **options.pop("headers", {})}
+    message = app.amqp.as_task_v2(
+        str(job.id),
+        job.task,
+        job.args,
+        job.kwargs,
+        retries=job.retries,
+        callbacks=options.pop("link", None),
+        errbacks=options.pop("link_error", None),
+        root_id=job.root_id and str(job.root_id),
+        parent_id=job.parent_id and str(job.parent_id),
+        argsrepr=options.pop("argsrepr", None) or repr(sensitive.mask(job.args)),
+        kwargsrepr=options.pop("kwargsrepr", None) or repr(sensitive.mask(job.kwargs)),
+        create_sent_event=False,
+        **options,
+    )
+    message.headers.update(headers)
+    return message

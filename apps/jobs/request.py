@@ -1,0 +1,92 @@
+"""What the worker's main process does about a job whose child cannot: it was killed, or it ran out of time.
+
+Celery's documented hook for that is a task's `Request` class.
+"""
+
+import logging
+from typing import Any
+
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import Terminated, WorkerLostError
+from celery.exceptions import Ignore, Reject, Retry
+from celery.worker import state
+from celery.worker.request import Request
+
+from apps.jobs import connections, dead_letters, lease, ledger, sensitive
+from apps.jobs.failures import Failure, Kind
+from apps.jobs.ids import job_id_of
+
+logger = logging.getLogger(__name__)
+
+# The main process must not wait long for a database: it has other jobs' messages to serve.
+PATIENCE = 2.0
+
+
+class JobRequest(Request):
+    def on_failure(self, exc_info: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        exc = _cause(exc_info)
+        if _worker_lost(exc) and self._in_ledger():
+            self._child_lost(exc)
+        elif isinstance(exc, Terminated) and self._in_ledger():
+            self._child_terminated()
+        elif self._in_ledger() or _is_no_failure(exc):
+            super().on_failure(exc_info, send_failed_event, return_ok)
+        else:
+            self._write_letter(exc_info, exc, send_failed_event, return_ok)
+
+    def _in_ledger(self) -> bool:
+        return bool(self._task.durable or self._request_dict.get("ledger"))
+
+    def _child_lost(self, exc: BaseException) -> None:
+        """Hand the job back at once. If the database is away its lease runs out, and the relay does the same."""
+        state.task_ready(self)
+        job_id, worker_id = job_id_of(self.id), lease.worker_id()
+        try:
+            if lease.is_stopping():
+                connections.patiently(lambda: ledger.release(worker_id, job_id), PATIENCE)
+            else:
+                failure = Failure.worker_lost(f"The process that ran this job was lost: {exc}")
+                connections.patiently(lambda: ledger.crashed(job_id, failure, worker_id=worker_id), PATIENCE)
+        except connections.LOST as error:
+            logger.warning("%s[%s] lost its process, and the ledger is away: %s", self.name, self.id, error)
+        self.acknowledge()
+        self.send_event("task-retried", exception=repr(exc), traceback="")
+
+    def _child_terminated(self) -> None:
+        """We ended it ourselves, because someone cancelled the job."""
+        state.task_ready(self)
+        job_id = job_id_of(self.id)
+        token = lease.token_of(job_id)
+        if token is not None:
+            connections.patiently(lambda: ledger.cancelled(job_id, token), PATIENCE)
+        self.acknowledge()
+
+    def _write_letter(
+        self, exc_info: ExceptionInfo, exc: BaseException, send_failed_event: bool, return_ok: bool
+    ) -> None:
+        """A broker-only job has no row: its message is kept until its dead letter is written."""
+        try:
+            failure = Failure.of(exc, kind=self._kind(exc)).masked(sensitive.secrets_in(self.kwargs or {}))
+            connections.patiently(lambda: dead_letters.write_for_request(self, failure), PATIENCE)
+        except connections.LOST as error:
+            state.task_ready(self)
+            logger.warning("%s[%s] failed, and its dead letter cannot be written yet: %s", self.name, self.id, error)
+            self.task.app.consumer_of_this_worker.requeue_later(self.message)
+        else:
+            super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _kind(self, exc: BaseException) -> Kind | None:
+        return Kind.CRASHED if _worker_lost(exc) else self._task._kind(exc)
+
+
+def _cause(exc_info: ExceptionInfo) -> BaseException:
+    exc = exc_info.exception
+    return getattr(exc, "exc", exc) if type(exc).__name__ == "ExceptionWithTraceback" else exc
+
+
+def _worker_lost(exc: BaseException) -> bool:
+    return isinstance(exc, WorkerLostError | SystemExit | KeyboardInterrupt)
+
+
+def _is_no_failure(exc: BaseException) -> bool:
+    return isinstance(exc, Retry | Ignore) or isinstance(exc, Reject) and exc.requeue

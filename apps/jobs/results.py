@@ -1,0 +1,93 @@
+"""Celery's results, read from the ledger: `AsyncResult(id)` is a view of the job's row.
+
+Problem. A result backend is a second truth, which disagrees with the first after every crash, and a Redis that is away
+makes `.delay()` wait for twenty seconds.
+
+Guarantee. State and result are the row's own. The row is written by the ledger, so what Celery's tracer would store
+here is dropped, but for the states that a task invents with `update_state`.
+
+Not guaranteed. A broker-only job has no row and stays PENDING. `GroupResult.save` is not supported.
+"""
+
+from typing import Any
+from uuid import UUID
+
+from celery import states
+from celery.backends.base import BaseBackend
+
+from apps.jobs import chords, ledger
+from apps.jobs.ids import job_id_of
+from apps.jobs.models import DeadLetter, Job
+
+STATES = {
+    Job.State.QUEUED: states.PENDING,
+    Job.State.SENT: states.PENDING,
+    Job.State.RUNNING: states.STARTED,
+    Job.State.SUCCEEDED: states.SUCCESS,
+    Job.State.DEAD: states.FAILURE,
+    Job.State.CANCELLED: states.REVOKED,
+}
+
+
+class LedgerBackend(BaseBackend):
+    supports_autoexpire = True  # by the ledger's own retention
+    persistent = True
+
+    def _get_task_meta_for(self, task_id: str) -> Any:
+        job = Job.objects.filter(pk=job_id_of(task_id)).first()
+        return self.meta_from_decoded(_meta(task_id, job) if job else _meta_without_row(task_id))
+
+    def store_result(
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
+    ) -> Any:
+        """Only what `self.update_state` reports of a running attempt; the ledger writes every end itself."""
+        token = request.get("token") if request is not None else None
+        if token is not None and state not in states.READY_STATES | {states.RETRY, states.STARTED}:
+            ledger.report(UUID(task_id), token, {"state": state, "meta": result})
+        return result
+
+    def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
+        group_id, parts = header_result_args[0], header_result_args[1]
+        chords.await_parts(group_id, parts, body)
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
+        """Nothing: the ledger counts a part in the transaction that ends it."""
+
+    def set_chord_size(self, group_id: str, chord_size: int) -> None:
+        """Nothing: `apps.jobs.chords` counts the parts when the body is recorded."""
+
+
+def _meta(task_id: str, job: Job) -> dict[str, Any]:
+    retrying = job.state == Job.State.QUEUED and job.errors
+    meta: dict[str, Any] = {
+        "task_id": task_id,
+        "status": states.RETRY if retrying else STATES[Job.State(job.state)],
+        "result": job.result,
+        "traceback": None,
+        "children": [],
+        "date_done": job.finished_at and job.finished_at.isoformat(),
+    }
+    if job.state == Job.State.RUNNING and job.progress:
+        meta |= {"status": job.progress.get("state", "PROGRESS"), "result": job.progress.get("meta", job.progress)}
+    if meta["status"] in states.EXCEPTION_STATES:
+        meta |= _error(job)
+    return meta
+
+
+def _error(job: Job) -> dict[str, Any]:
+    last = job.errors[-1] if job.errors else {"exception": "TaskRevokedError", "message": "cancelled"}
+    module = "celery.exceptions" if last["exception"] == "TaskRevokedError" else "apps.jobs.failures"
+    return {
+        "result": {"exc_type": last["exception"], "exc_message": [last["message"]], "exc_module": module},
+        "traceback": last.get("traceback"),
+    }
+
+
+def _meta_without_row(task_id: str) -> dict[str, Any]:
+    """A chord's body that will never start has a dead letter and no row; anything else is unknown, as in Celery."""
+    meta: dict[str, Any] = {"task_id": task_id, "status": states.PENDING, "result": None, "traceback": None}
+    letter = DeadLetter.objects.filter(job_id=job_id_of(task_id)).first()
+    if letter is not None:
+        error = {"exc_type": "ChordError", "exc_message": [letter.message], "exc_module": "celery.exceptions"}
+        meta |= {"status": states.FAILURE, "result": error}
+    return meta

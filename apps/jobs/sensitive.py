@@ -1,0 +1,71 @@
+"""Secrets among a job's arguments.
+
+Problem. An argument is written to a row, a message, a log line, a dead letter and Flower.
+
+Guarantee. Arguments that a task names in `sensitive=(…)` are encrypted before the row is written, and decrypted only
+for the call itself. Everything that shows arguments shows `***`, and errors lose the values before they are kept.
+
+Not guaranteed. Whoever has SECRET_KEY can decrypt them. A key that was changed makes waiting jobs unreadable, unless
+the old one stands in SECRET_KEY_FALLBACKS.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from cryptography.fernet import Fernet, MultiFernet
+from django.conf import settings
+from kombu.utils.json import dumps, loads
+
+SEALED = "__sealed__"
+MASK = "***"
+
+
+@lru_cache
+def _box(keys: tuple[str, ...]) -> MultiFernet:
+    digests = [hashlib.sha256(b"nightshift.sensitive:" + key.encode()).digest() for key in keys]
+    return MultiFernet([Fernet(base64.urlsafe_b64encode(digest)) for digest in digests])
+
+
+def _current_box() -> MultiFernet:
+    return _box((settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS))
+
+
+def is_sealed(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {SEALED}
+
+
+def seal(kwargs: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Encrypt the named arguments. One that is sealed already (a retry, a replay) stays as it is."""
+    sealed = dict(kwargs)
+    for name in names:
+        if name in sealed and not is_sealed(sealed[name]):
+            sealed[name] = {SEALED: _current_box().encrypt(dumps(sealed[name]).encode()).decode()}
+    return sealed
+
+
+def unseal(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _open(value) if is_sealed(value) else value for name, value in kwargs.items()}
+
+
+def _open(value: dict[str, str]) -> Any:
+    return loads(_current_box().decrypt(value[SEALED].encode()).decode())
+
+
+def mask(value: Any) -> Any:
+    """For showing: every sealed value, however deep, becomes `***`."""
+    if is_sealed(value):
+        return MASK
+    if isinstance(value, dict):
+        return {key: mask(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [mask(inner) for inner in value]
+    return value
+
+
+def secrets_in(kwargs: Mapping[str, Any]) -> list[str]:
+    """The plain text of the sealed values, to be taken out of error messages. Short ones would mask half the text."""
+    plain = [str(_open(value)) for value in kwargs.values() if is_sealed(value)]
+    return [secret for secret in plain if len(secret) >= 4]

@@ -1,0 +1,18 @@
+"""Snooze: a job that says "not now, come back later".
+
+A planned delay is not an error: it costs no retry, is no failure in any count, and no worker waits.
+"""
+
+from celery.exceptions import Ignore
+
+
+class Snooze(Ignore):
+    """Raise it in a task to have the same job run again in `seconds`."""
+
+    def __init__(self, seconds: float, reason: str = "") -> None:
+        super().__init__(f"come back in {seconds:g} s" + (f": {reason}" if reason else ""))
+        self.seconds = seconds
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["Snooze"], tuple[float, str]]:
+        return type(self), (self.seconds, self.reason)

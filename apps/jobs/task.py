@@ -1,0 +1,444 @@
+"""The base class of every task: Celery's `Task`, whose jobs live in the ledger.
+
+Problem. `.delay()` in a transaction runs before the commit, or after a rollback; a lost message is a lost job.
+
+Guarantee. `.delay()` of a durable task is one INSERT in the caller's transaction, and touches no broker. In the worker
+a job is claimed before its body runs, and its end is written under the claim's token. Retries, canvas, `AsyncResult`
+and eager mode are Celery's own.
+
+Not guaranteed. `durable=False` is plain Celery: quick, and lost with the broker. Its failures still become dead
+letters.
+
+Follow one job: `apply_async` → `ledger.record` → relay → `before_start` → `__call__` → `ledger.succeed`.
+"""
+
+import inspect
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+import celery
+from celery import current_task
+from celery.canvas import maybe_signature
+from celery.exceptions import Ignore, MaxRetriesExceededError, Reject
+from celery.result import AsyncResult
+from celery.utils.functional import maybe_list
+from django.db import transaction
+from kombu.exceptions import EncodeError
+
+from apps.jobs import chords, connections, lease, ledger, origin, sensitive, unique
+from apps.jobs.backpressure import QueueFull, admit
+from apps.jobs.failures import BadResult, Failure, Kind, OutOfMemory, WrongArguments
+from apps.jobs.ids import job_id_of, uuid7
+from apps.jobs.ledger import NewJob
+from apps.jobs.progress import Cancelled, Progress
+from apps.jobs.snooze import Snooze
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Options of apply_async that a job carries to its message, as Celery's own message protocol names them.
+CARRIED = frozenset(
+    """link link_error chain chord group_id group_index shadow time_limit soft_time_limit headers reply_to argsrepr
+    kwargsrepr ignore_result replaced_task_nesting stamped_headers""".split()
+)
+# How long a job that its task rejected with requeue=True waits: at once would be a loop as fast as the machine.
+REQUEUE_AFTER = 5.0
+
+
+class JobResult(AsyncResult):
+    """Celery's result, which knows whether this call made the job, or found it there (a refused duplicate)."""
+
+    created = True
+
+
+class JobTask(celery.Task):
+    abstract = True
+
+    #: Jobs go through the ledger. False: plain Celery, for work that may be lost.
+    durable = True
+    #: The body's database work and the job's success commit together: exactly once, for effects in the database.
+    #: Not for tasks that call a third party, which would hold the transaction open for as long.
+    atomic = False
+    #: Names of arguments: at most one live job has the same values in them.
+    unique: tuple[str, ...] = ()
+    #: The key is held until the job is "started" or "finished"…
+    unique_until = "finished"
+    #: …or for this long after it was recorded, if that is longer.
+    unique_for: timedelta | None = None
+    #: Names of arguments that are secret.
+    sensitive: tuple[str, ...] = ()
+
+    Request = "apps.jobs.request:JobRequest"
+
+    # --- In the process that asks -------------------------------------------------------------------------------------
+
+    def apply_async(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        **options: Any,
+    ) -> AsyncResult:
+        """Celery's `apply_async`, with all its options.
+
+        Raises `QueueFull`; TypeError for arguments that do not fit; ValueError for arguments that are not JSON.
+        """
+        args, kwargs = self._sealed(list(args or ()), dict(kwargs or {}))
+        options = {**self._get_exec_options(), **options, "link": link, "link_error": link_error, "shadow": shadow}
+        if not self._goes_through_ledger(options):
+            return self._publish(args, kwargs, task_id, producer, options)
+        self._check_arguments(args, kwargs)
+        job = self._new_job(args, kwargs, task_id, options)
+        if self._is_own_id(job.id):
+            # `self.retry` and `self.replace` send the running job itself again: its row is rewritten when it lets go.
+            current_task.request.again = job
+            return JobResult(str(job.id))
+        admit(job.queue)
+        [recorded] = ledger.record([job])
+        return self._result(recorded)
+
+    def delay_many(self, jobs: Iterable[Mapping[str, Any]], **options: Any) -> list[AsyncResult]:
+        """One job for each mapping of keyword arguments, in one round trip and in the caller's transaction."""
+        options = {**self._get_exec_options(), **options}
+        new_jobs = []
+        for kwargs in jobs:
+            self._check_arguments([], kwargs)
+            new_jobs.append(self._new_job(*self._sealed([], dict(kwargs)), None, options))
+        if not new_jobs:
+            return []
+        if not self._goes_through_ledger(options):
+            return [self.apply_async(kwargs=job.kwargs, **options) for job in new_jobs]
+        admit(new_jobs[0].queue, len(new_jobs))
+        return [self._result(recorded) for recorded in ledger.record(new_jobs)]
+
+    def _goes_through_ledger(self, options: Mapping[str, Any]) -> bool:
+        """A chord's parts always do, because the ledger counts them."""
+        return (self.durable or bool(options.get("chord"))) and not self.app.conf.task_always_eager
+
+    def _publish(
+        self, args: list[Any], kwargs: dict[str, Any], task_id: str | None, producer: Any, options: dict[str, Any]
+    ) -> AsyncResult:
+        """Plain Celery, for a broker-only task: at most one live job a key by a lock, and secrets sealed."""
+        task_id = task_id or str(uuid7())
+        masked = {"argsrepr": repr(sensitive.mask(args)), "kwargsrepr": repr(sensitive.mask(kwargs))}
+        key = None if self.app.conf.task_always_eager else self._unique_key(args, kwargs)
+        if key is None:
+            return super().apply_async(args, kwargs, task_id, producer, **{**masked, **options})
+        holder = unique.lock(key, task_id, self._lock_seconds())
+        if holder != task_id:
+            return JobResult(holder)
+        try:
+            return super().apply_async(args, kwargs, task_id, producer, **{**masked, **options})
+        except BaseException:
+            unique.unlock(key, task_id)  # whatever went wrong, nothing was sent: do not refuse the next one
+            raise
+
+    def _lock_seconds(self) -> float:
+        longest_run = self.time_limit or self.app.conf.task_time_limit
+        return self.unique_for.total_seconds() if self.unique_for else float(longest_run)
+
+    def _check_arguments(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
+        if self.typing and hasattr(self, "__header__"):
+            self.__header__(*args, **kwargs)
+
+    def _sealed(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        if not self.sensitive:
+            return args, kwargs
+        return [], sensitive.seal(self._named(args, kwargs), self.sensitive)
+
+    def _named(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments by name, however they were passed."""
+        signature = inspect.signature(self.run)
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        named: dict[str, Any] = {}
+        for name, value in bound.arguments.items():
+            named |= value if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD else {name: value}
+        return named
+
+    def _unique_key(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> str | None:
+        return unique.key_of(self.name, self.unique, self._named(args, kwargs)) if self.unique else None
+
+    def _new_job(
+        self, args: list[Any], kwargs: dict[str, Any], task_id: str | None, options: Mapping[str, Any]
+    ) -> NewJob:
+        parent_id, root_id = self._lineage(options)
+        asked_by = origin.current_origin()
+        key = self._unique_key(args, kwargs)
+        return NewJob(
+            id=job_id_of(task_id) if task_id else uuid7(),
+            task=self.name,
+            args=args,
+            kwargs=kwargs,
+            queue=self._queue(args, kwargs, options),
+            options=_carried(options, asked_by),
+            priority=options.get("priority"),
+            run_at=_aware(options.get("eta"), self.app),
+            delay=options.get("countdown"),
+            expires_at=_expiry(options.get("expires"), self.app),
+            retries=options.get("retries") or 0,
+            unique_key=key,
+            unique_until=self.unique_until if key else None,
+            unique_for=self.unique_for.total_seconds() if key and self.unique_for else None,
+            owner_id=asked_by.owner_id,
+            parent_id=parent_id,
+            root_id=root_id,
+        )
+
+    def _queue(self, args: list[Any], kwargs: dict[str, Any], options: Mapping[str, Any]) -> str:
+        """By Celery's own router. A queue that does not exist raises `QueueNotFound` here, not silence later."""
+        asked = {name: options[name] for name in ("queue", "exchange", "routing_key") if options.get(name)}
+        if "queue" not in asked and asked.get("routing_key") in self.app.amqp.queues:
+            return str(asked["routing_key"])  # a retry names its queue by the message it came with
+        route = self.app.amqp.router.route(asked, self.name, args, kwargs, self)
+        return str(route["queue"].name)
+
+    def _lineage(self, options: Mapping[str, Any]) -> tuple[UUID | None, UUID | None]:
+        """Parent and root: as canvas says, else the job that is running here."""
+        parent, root = options.get("parent_id"), options.get("root_id")
+        running = self.app.current_worker_task
+        if running is not None and not parent:
+            parent, root = running.request.id, root or running.request.root_id
+        return parent and job_id_of(parent), root and job_id_of(root)
+
+    def _is_own_id(self, job_id: UUID) -> bool:
+        request = current_task.request if current_task else None
+        return request is not None and request.get("token") is not None and request.id == str(job_id)
+
+    def _result(self, recorded: ledger.Recorded) -> AsyncResult:
+        result = JobResult(str(recorded.id), app=self.app)
+        result.created = recorded.created
+        return result
+
+    # --- In the worker ------------------------------------------------------------------------------------------------
+
+    def before_start(self, task_id: str, args: list[Any], kwargs: dict[str, Any]) -> None:
+        """Claim the job. Raises Ignore for a message that means nothing (any more)."""
+        request = self.request
+        if request.is_eager or not self._in_ledger():
+            return
+        connections.refresh()
+        try:
+            request.token = connections.patiently(lambda: self._claim(args, kwargs))
+        except connections.LOST as exc:
+            raise Reject(f"the ledger cannot be reached: {exc}", requeue=True) from exc
+        if request.token is None:
+            why = connections.patiently(lambda: ledger.refuse(UUID(task_id)))
+            logger.info("Dropped a message for %s[%s]: %s", self.name, task_id, why)
+            raise Ignore(why)
+        headers = request.headers or {}
+        origin.working_for(origin.Origin(headers.get("owner_id"), headers.get("request_id")))
+
+    def _in_ledger(self) -> bool:
+        return self.durable or bool(self.request.get("ledger"))
+
+    def _claim(self, args: list[Any], kwargs: dict[str, Any]) -> int | None:
+        request = self.request
+        job_id = job_id_of(request.id)
+        if not request.get("ledger"):
+            self._adopt(job_id, args, kwargs)
+        return ledger.claim({job_id: request.retries}, lease.worker_id()).get(job_id)
+
+    def _adopt(self, job_id: UUID, args: list[Any], kwargs: dict[str, Any]) -> None:
+        """A message from a producer that does not know the ledger (Flower, another service): give it a row."""
+        options = self.request.as_execution_options()
+        options["queue"] = (self.request.delivery_info or {}).get("routing_key")
+        ledger.record([self._new_job(list(args), dict(kwargs), str(job_id), options)])
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        request = self.request
+        if request.called_directly:
+            return super().__call__(*args, **kwargs)
+        if request.is_eager:
+            return self.run(*args, **sensitive.unseal(kwargs))
+        try:
+            self._refuse_wrong_arguments(args, kwargs)
+            return self._run(args, kwargs) if request.get("token") is None else self._attempt(args, kwargs)
+        except MemoryError as exc:
+            raise OutOfMemory(str(exc) or "The task ran out of memory.") from exc
+
+    def _refuse_wrong_arguments(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
+        try:
+            self._check_arguments(args, kwargs)
+        except TypeError as exc:
+            raise WrongArguments(str(exc)) from exc
+
+    def _run(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
+        """A broker-only job: `Snooze` is the same message again, later."""
+        try:
+            return self.run(*args, **sensitive.unseal(kwargs))
+        except Snooze as exc:
+            self.signature_from_request(countdown=exc.seconds).apply_async()
+            raise
+
+    def _attempt(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Run the body and write the end. What is not an error, but not an end either, is settled here too."""
+        job_id, token = UUID(self.request.id), self.request.token
+        try:
+            with transaction.atomic() if self.atomic else nullcontext():
+                result = self.run(*args, **sensitive.unseal(kwargs))
+                if self.atomic:
+                    self._succeed(job_id, token, result)
+            if not self.atomic:
+                connections.patiently(lambda: self._succeed(job_id, token, result))
+        except Snooze as exc:
+            seconds = exc.seconds
+            connections.patiently(lambda: ledger.snooze(job_id, token, seconds))
+            raise
+        except QueueFull as exc:
+            connections.patiently(lambda: ledger.snooze(job_id, token, exc.retry_after))
+            raise Ignore(str(exc)) from exc
+        except Cancelled:
+            connections.patiently(lambda: ledger.cancelled(job_id, token))
+            raise
+        except ledger.LeaseLost:
+            raise
+        except Reject as exc:
+            self._rejected(job_id, token, exc)
+            raise Ignore(str(exc)) from exc
+        except Ignore:
+            self._ignored(job_id, token)
+            raise
+        except connections.LOST as exc:
+            self._lost_database(job_id, token, exc)
+            raise Ignore("the database went away") from exc
+        self.request.callbacks = self.request.chain = None  # continued in `_succeed`, not by Celery's tracer
+        return result
+
+    def _succeed(self, job_id: UUID, token: int, result: Any) -> None:
+        """Write the end and start what comes after it, in one transaction: neither can be without the other."""
+        request = self.request
+        if request.get("again"):
+            return ledger.retry(job_id, token, request.again, None)  # self.retry(throw=False)
+        kept = self._kept(result)
+        if not (request.chord or request.callbacks or request.chain):
+            return ledger.succeed(job_id, token, kept)
+        with transaction.atomic():
+            ledger.succeed(job_id, token, kept)
+            if request.chord and request.group:
+                chords.part_succeeded(request.group)
+            self._continue(result)
+        return None
+
+    def _kept(self, result: Any) -> Any:
+        """The result, where someone will read it: a caller who asked, or a chord's body."""
+        if not self.request.chord and self._ignores_result():
+            return None
+        try:
+            self.backend.encode(result)
+        except (EncodeError, TypeError, ValueError) as exc:
+            raise BadResult(f"The result of {self.name} cannot be written as JSON: {exc}") from exc
+        return result
+
+    def _ignores_result(self) -> bool:
+        asked = self.request.get("ignore_result")
+        return bool(self.ignore_result if asked is None else asked)
+
+    def _continue(self, result: Any) -> None:
+        """What `link` and a chain say comes next, with the options that Celery's own tracer gives it."""
+        request = self.request
+        family = {"parent_id": request.id, "root_id": request.root_id or request.id}
+        for callback in request.callbacks or ():
+            maybe_signature(callback, app=self.app).apply_async((result,), **family)
+        if request.chain:
+            following = maybe_signature(request.chain[-1], app=self.app)
+            following.apply_async((result,), chain=request.chain[:-1], **family)
+
+    def _rejected(self, job_id: UUID, token: int, exc: Reject) -> None:
+        if exc.requeue:
+            connections.patiently(lambda: ledger.snooze(job_id, token, REQUEUE_AFTER))
+        else:
+            failure = Failure.of(exc).masked(self._secrets())
+            connections.patiently(lambda: ledger.bury(job_id, token, failure))
+
+    def _ignored(self, job_id: UUID, token: int) -> None:
+        """`raise Ignore()` is the task's way to say that it is done; `self.replace` raises it too."""
+        again = self.request.get("again")
+        if again:
+            connections.patiently(lambda: ledger.retry(job_id, token, again, None))
+        else:
+            connections.patiently(lambda: ledger.succeed(job_id, token))
+
+    def _lost_database(self, job_id: UUID, token: int, exc: Exception) -> None:
+        """Not the task's fault: it runs again, counted like a crash so that it cannot go on for ever.
+
+        If the database stays away, the lease runs out and the relay does the same.
+        """
+        failure = Failure.of(exc, kind=Kind.CRASHED)
+        connections.patiently(lambda: ledger.crashed(job_id, failure, token=token))
+
+    def on_retry(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """running → queued. After the body, so that an atomic task's own work is rolled back and this is not."""
+        again = self.request.get("again")
+        if again:
+            cause = exc.exc if getattr(exc, "exc", None) else exc
+            failure = Failure.of(cause).masked(self._secrets())
+            connections.patiently(lambda: ledger.retry(UUID(task_id), self.request.token, again, failure))
+
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """running → dead. Celery calls this in the child, and in the main process after a hard time limit."""
+        if self.request.is_eager:
+            return
+        token = self.request.get("token") if self.request.id == task_id else lease.token_of(job_id_of(task_id))
+        if token is None:
+            return  # broker-only: its letter is written by the main process, see `JobRequest`
+        failure = Failure.of(exc, kind=self._kind(exc)).masked(sensitive.secrets_in(kwargs or {}))
+        connections.patiently(lambda: ledger.bury(job_id_of(task_id), token, failure))
+
+    def _kind(self, exc: BaseException) -> Kind | None:
+        """Exhausted, if it was retried for this error and had no retry left; None: the exception itself says."""
+        retried_for = tuple(getattr(self, "autoretry_for", ()))
+        if isinstance(exc, (*retried_for, MaxRetriesExceededError)):
+            return Kind.EXHAUSTED
+        return None
+
+    def _secrets(self) -> list[str]:
+        return sensitive.secrets_in(self.request.kwargs or {})
+
+    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Release a broker-only job's unique lock; a durable job's key went with the row's own transition."""
+        if self.unique and not self._in_ledger() and not self.unique_for and not self.request.is_eager:
+            unique.unlock(unique.key_of(self.name, self.unique, self._named(args, kwargs)), task_id)
+
+    # --- For the body (bind=True) -------------------------------------------------------------------------------------
+
+    def track(self, items: Iterable[T], total: int | None = None) -> Iterator[T]:
+        """Go through `items` and report how far; stops at a wish to cancel. See `apps.jobs.progress`."""
+        return Progress.of(self.request).track(items, total)
+
+    def progress(self, done: int, total: int | None, note: str = "") -> None:
+        """Report how far, where there is no list of items to go through."""
+        Progress.of(self.request).report(done, total, note)
+
+
+def _carried(options: Mapping[str, Any], asked_by: origin.Origin) -> dict[str, Any]:
+    carried = {name: value for name, value in options.items() if name in CARRIED and value is not None}
+    for name in ("link", "link_error"):
+        if name in carried:
+            carried[name] = maybe_list(carried[name])
+    for stamp in carried.get("stamped_headers", ()):
+        carried[stamp] = options.get(stamp)
+    if asked_by.as_headers():
+        carried["headers"] = {**asked_by.as_headers(), **carried.get("headers", {})}
+    return carried
+
+
+def _aware(eta: datetime | str | None, app: celery.Celery) -> datetime | None:
+    """As Celery does: a time without a zone is in the app's own (UTC here)."""
+    eta = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
+    return eta.replace(tzinfo=app.timezone) if eta is not None and eta.tzinfo is None else eta
+
+
+def _expiry(expires: datetime | str | float | None, app: celery.Celery) -> datetime | None:
+    if isinstance(expires, int | float):
+        return app.now() + timedelta(seconds=expires)
+    return _aware(expires, app)

@@ -1,0 +1,48 @@
+"""Uniqueness: at most one live job for a key.
+
+Problem. The usual `SET NX EX 3600` outlives its job, or ends before it, and is not part of the transaction.
+
+Guarantee. For a durable task the key is a column under a partial unique index: free of races, gone with a rollback,
+released by the very UPDATE that ends the job. `.delay()` of a duplicate returns the job that holds the key.
+A broker-only task has a lock in Redis, with its own id as the owner's token, released by compare-and-delete.
+
+Not guaranteed. A broker-only task's lock outlives a killed worker by at most the task's time limit.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import redis
+from django.conf import settings
+from kombu.utils.json import dumps
+
+# Deleting a lock that has expired and belongs to another job by now would let a third one in.
+RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end"
+
+
+def key_of(task: str, names: Sequence[str], arguments: Mapping[str, Any]) -> str:
+    """The same for the same values of the named arguments, whatever their order or their way in."""
+    values = dumps([arguments.get(name) for name in names], sort_keys=True)
+    return f"{task}:{hashlib.sha256(values.encode()).hexdigest()[:32]}"
+
+
+@cache
+def _redis() -> "redis.Redis[str]":
+    return redis.Redis.from_url(settings.REDIS_URL, decode_responses=True, socket_timeout=2, socket_connect_timeout=2)
+
+
+def lock(key: str, owner: str, seconds: float) -> str:
+    """Take the lock for this owner, or find out who has it. Returns the owner's token."""
+    name = f"unique:{key}"
+    while not _redis().set(name, owner, nx=True, px=int(seconds * 1000)):
+        holder = _redis().get(name)
+        if holder is not None:
+            return str(holder)
+    return owner
+
+
+def unlock(key: str, owner: str) -> None:
+    """Release it, if it is still this owner's."""
+    _redis().eval(RELEASE, 1, f"unique:{key}", owner)

@@ -1,0 +1,97 @@
+"""One job, for its owner and for staff: as JSON for a page that watches it, as a page for a person.
+
+Somebody else's job is answered like one that does not exist: an id that was seen or guessed is not a permission.
+"""
+
+from typing import Any
+from uuid import UUID
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_POST
+
+from apps.jobs import ledger
+from apps.jobs.models import DeadLetter, Job
+from apps.jobs.sensitive import mask
+from apps.jobs.timeline import timeline
+
+
+@login_required
+@require_GET
+@never_cache
+def status(request: HttpRequest, job_id: UUID) -> HttpResponseBase:
+    job = _visible_job(request, job_id)
+    if _wants_json(request):
+        return JsonResponse(as_json(job))
+    context = {
+        "job": job,
+        "status": as_json(job),
+        "moments": timeline(job),
+        "arguments": _arguments(job),
+        "letter": DeadLetter.objects.filter(job_id=job_id).first(),
+    }
+    return render(request, "jobs/job.html", context)
+
+
+@login_required
+@require_POST
+def cancel(request: HttpRequest, job_id: UUID) -> HttpResponse:
+    """A second time, or after the end, changes nothing and says so."""
+    was_live = _visible_job(request, job_id).is_live
+    match ledger.cancel(job_id):
+        case Job.State.RUNNING:
+            messages.info(request, "It is running, and stops at its next checkpoint.")
+        case Job.State.CANCELLED if was_live:
+            messages.success(request, "Cancelled. It will not run.")
+        case _:
+            messages.info(request, "It had ended before, so there was nothing to cancel.")
+    return redirect("job-status", job_id)
+
+
+def as_json(job: Job) -> dict[str, Any]:
+    """`error` is the last attempt's sentence, also while the job is still being retried."""
+    progress = job.progress or {}
+    done, total = progress.get("done", 0), progress.get("total")
+    return {
+        "id": job.pk,
+        "task": job.task,
+        "queue": job.queue,
+        "state": job.state,
+        "attempts": job.attempts,
+        "retries": job.retries,
+        "crashes": job.crashes,
+        "run_at": job.run_at,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "done": done,
+        "total": total,
+        "percent": int(100 * done / total) if total else None,
+        "note": progress.get("note", ""),
+        "error": job.errors[-1]["message"] if job.errors else None,
+        "finished": not job.is_live,
+        "result": job.result,
+    }
+
+
+def _arguments(job: Job) -> str:
+    """As they would be written in a call; sealed ones are shown as `***`."""
+    positional = [repr(value) for value in mask(job.args)]
+    named = [f"{name}={value!r}" for name, value in mask(job.kwargs).items()]
+    return ", ".join(positional + named)
+
+
+def _visible_job(request: HttpRequest, job_id: UUID) -> Job:
+    job = Job.objects.select_related("worker").filter(pk=job_id).first()
+    if job is None or not (request.user.is_staff or job.owner_id == request.user.pk):  # type: ignore[union-attr]
+        raise Http404
+    return job
+
+
+def _wants_json(request: HttpRequest) -> bool:
+    if request.GET.get("format") == "json":
+        return True
+    return request.get_preferred_type(["text/html", "application/json"]) == "application/json"
