@@ -1,1 +1,14 @@
 """The catalogue of every job: each task's name is `tasks.<function>`, whatever module it lives in."""
+
+from tasks.accounts import critical_password_reset as critical_password_reset
+from tasks.maintenance import cleanup_old_records as cleanup_old_records
+from tasks.notifications import send_email as send_email
+from tasks.notifications import send_reminder as send_reminder
+from tasks.notifications import send_welcome_email as send_welcome_email
+from tasks.products import batch_import_part as batch_import_part
+from tasks.products import batch_import_products as batch_import_products
+from tasks.products import fail_import as fail_import
+from tasks.products import summarise_import as summarise_import
+from tasks.reports import generate_report as generate_report
+from tasks.reports import send_report as send_report
+from tasks.uploads import process_upload as process_upload

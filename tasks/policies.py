@@ -1,0 +1,23 @@
+"""Error policies that several tasks share, in the words of Celery's own options."""
+
+from typing import Any
+
+from apps.notifications.post import MailUnavailable
+from apps.uploads.bucket import BucketUnavailable
+
+# Full jitter between 0 and the cap: after an outage the jobs do not come back all at once.
+FILE_STORE: dict[str, Any] = {
+    "autoretry_for": (BucketUnavailable,),
+    "retry_backoff": 2,
+    "retry_backoff_max": 600,
+    "retry_jitter": True,
+    "max_retries": 8,
+}
+# A mail server that greylists wants a quarter of an hour; one that is down may take half a day.
+MAIL: dict[str, Any] = {
+    "autoretry_for": (MailUnavailable,),
+    "retry_backoff": 10,
+    "retry_backoff_max": 3600,
+    "retry_jitter": True,
+    "max_retries": 15,
+}
