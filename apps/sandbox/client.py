@@ -13,8 +13,9 @@ TIMEOUT = 15
 class Sandbox:
     """A running sandbox at `url`. Raises requests.HTTPError when it refuses, with its sentence."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, mail_url: str = "") -> None:
         self.url = url.rstrip("/")
+        self.mail_url = mail_url
         self._session = requests.Session()
         self._session.headers[HEADER] = "1"
 
@@ -41,6 +42,9 @@ class Sandbox:
         """Stripe's events, the newest first."""
         return list(self._get("events"))
 
+    def send_webhooks_to(self, url: str) -> None:
+        self._post("webhooks", url=url)
+
     def send_event_again(self, event_id: str) -> bool:
         return bool(self._post(f"events/{event_id}/send")["accepted"])
 
@@ -50,6 +54,22 @@ class Sandbox:
 
     def reset(self) -> None:
         self._post("reset")
+
+    def products(self) -> dict[str, dict[str, Any]]:
+        """What the supplier was sent, by sku: `product` as sent last, and how many `pushes` there were."""
+        return {product["id"]: product for product in self._get("products")}
+
+    def limit_supplier(self, requests: int | None, seconds: float = 60) -> None:
+        """Let so many requests in the window pass, then answer 429. None: no limit."""
+        self._post("supplier/limit", requests=requests, seconds=seconds)
+
+    def publish_changes(self, number: int = 1) -> int:
+        """Let so many more things change at the supplier's side; return how many changes there are now."""
+        return int(self._post("supplier/changes", number=number)["published"])
+
+    def mail(self, to: str | None = None) -> list[dict[str, Any]]:
+        """The messages that were taken, the newest first."""
+        return [message for message in self._get("mail") if to is None or to in message["to"]]
 
     def _get(self, path: str) -> Any:
         return self._answer(self._session.get(f"{self.url}/_/{path}", timeout=TIMEOUT))

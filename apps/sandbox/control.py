@@ -1,11 +1,13 @@
 """The sandbox's own endpoints, under `/_/`: switches and counts, for this machine only."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 from flask import Blueprint, Response, abort, jsonify, make_response, request
 
 from apps.sandbox.faults import Fault
+from apps.sandbox.store import Store
 from apps.sandbox.stripe import charges_by_order
+from apps.sandbox.supplier import publish
 from apps.sandbox.world import world
 
 control = Blueprint("control", __name__)
@@ -22,13 +24,13 @@ def refuse_strangers() -> None:
     The host's name is checked as well, or another site could point its own name at this address and look in.
     """
     if request.remote_addr not in LOOPBACK or request.host.rpartition(":")[0] not in (*LOOPBACK, "localhost", "[::1]"):
-        _refuse(403, "The sandbox is controlled from its own machine only.")
+        refuse(403, "The sandbox is controlled from its own machine only.")
     own_page = request.headers.get("Origin") == request.host_url.rstrip("/")
     if request.method == "POST" and HEADER not in request.headers and not own_page:
-        _refuse(403, f"Send the header {HEADER}, or use the sandbox's own page.")
+        refuse(403, f"Send the header {HEADER}, or use the sandbox's own page.")
 
 
-def _refuse(status: int, message: str) -> None:
+def refuse(status: int, message: str) -> NoReturn:
     abort(make_response(jsonify({"error": message}), status))
 
 
@@ -48,7 +50,7 @@ def switch_fault() -> Response:
     try:
         world().switchboard.switch(str(asked.get("party", "")), Fault.parse(asked))
     except ValueError as error:
-        _refuse(422, str(error))
+        refuse(422, str(error))
     return jsonify(world().switchboard.active())
 
 
@@ -60,14 +62,14 @@ def clear_faults() -> Response:
 
 @control.get("/_/counts")
 def show_counts() -> Response:
-    store = world().store
+    return jsonify(counts(world().store))
+
+
+def counts(store: Store) -> dict[str, Any]:
+    """Every tally by party, and the charges by order, all of one moment."""
     with store.transaction():
-        return jsonify(
-            {
-                **{book: store.counted(book) for book in ("asked", "faults", "replayed", "webhooks")},
-                "charges": charges_by_order(store),
-            }
-        )
+        books = {book: store.counted(book) for book in ("asked", "faults", "refused", "replayed", "webhooks")}
+        return books | {"charges": charges_by_order(store)}
 
 
 @control.get("/_/charges/<order_id>")
@@ -85,7 +87,7 @@ def show_events() -> Response:
 def send_event_again(event_id: str) -> Response:
     event = world().store.get("event", event_id)
     if event is None:
-        abort(make_response(jsonify({"error": f"There is no event {event_id}."}), 404))
+        refuse(404, f"There is no event {event_id}.")
     return jsonify({"accepted": world().webhooks.send_again(event)})
 
 
@@ -95,9 +97,43 @@ def expire_idempotency_keys() -> Response:
     return jsonify({})
 
 
+@control.post("/_/webhooks")
+def send_webhooks_to() -> Response:
+    """Send Stripe's events to another address from now on; an empty one sends them to nobody."""
+    world().webhooks.url = str(_asked().get("url") or "")
+    return jsonify({"url": world().webhooks.url})
+
+
+@control.get("/_/products")
+def show_products() -> Response:
+    """What the supplier was sent: `id` (the sku), `product` (as sent last) and `pushes` (how often)."""
+    return jsonify(world().store.find("product"))
+
+
+@control.post("/_/supplier/limit")
+def limit_supplier() -> Response:
+    """`requests` in `seconds`; no requests: no limit."""
+    asked = _asked()
+    world().allowance.set(asked.get("requests"), float(asked.get("seconds") or 60))
+    return jsonify({"requests": world().allowance.requests, "seconds": world().allowance.seconds})
+
+
+@control.post("/_/supplier/changes")
+def publish_changes() -> Response:
+    return jsonify({"published": publish(world().store, int(_asked().get("number") or 1))})
+
+
+@control.get("/_/mail")
+def show_mail() -> Response:
+    return jsonify(world().mailbox.messages())
+
+
 @control.post("/_/reset")
 def reset() -> Response:
     """Forget everything and switch everything off, as if the sandbox had just been started for the first time."""
-    world().switchboard.clear()
-    world().store.forget_everything()
+    here = world()
+    here.switchboard.clear()
+    here.allowance.set(None)
+    here.mailbox.empty()
+    here.store.forget_everything()
     return jsonify({})

@@ -15,14 +15,16 @@ def enter(party: str, what: str) -> Trouble:
     trouble = here.switchboard.draw(party, f"{request.method} {request.path}")
     if trouble.latency:
         here.switchboard.wait(trouble.latency)
-    if trouble.fault:
+    if trouble.fault and trouble.fault.mode != Mode.HANG:
         here.store.count("faults", party, trouble.fault.mode)
         _refuse(trouble.fault)
     return trouble
 
 
-def hold(trouble: Trouble) -> None:
+def hold(party: str, trouble: Trouble) -> None:
+    """Keep the request, once it owns what it needs. Counted only now, so that a test can wait for it to be held."""
     if trouble.fault and trouble.fault.mode == Mode.HANG:
+        world().store.count("faults", party, Mode.HANG)
         world().switchboard.wait(trouble.fault.hold)
 
 

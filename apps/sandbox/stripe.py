@@ -117,7 +117,7 @@ def endpoint(what: str) -> Callable[[Callable[P, Document]], Callable[P, Respons
 def _answer(trouble: Trouble, work: Callable[[], Document]) -> Answer:
     _check_api_key()
     if request.method == "GET":
-        gate.hold(trouble)
+        gate.hold("stripe", trouble)
         return _after(trouble, _run(work))
     # A request without a key gets one of its own, which nobody will send again.
     name = request.headers.get("Idempotency-Key") or secrets.token_hex(16)
@@ -135,7 +135,7 @@ def _answer_once(key: Key, trouble: Trouble, work: Callable[[], Document]) -> An
     keys = world().keys
     try:
         with keys.in_flight(key):
-            gate.hold(trouble)
+            gate.hold("stripe", trouble)
             if saved := keys.saved(key):
                 world().store.count("replayed", "stripe", str(request.url_rule))
                 return _after(trouble, Answer(saved["status"], saved["body"], {"Idempotent-Replayed": "true"}))

@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from apps.sandbox.server import Server
-from apps.sandbox.store import Store
+from apps.sandbox.server import PortTaken, Server
 from apps.sandbox.world import World
 
 DEFAULT_PORT = 8787
@@ -25,8 +24,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         address = urlsplit(settings.SANDBOX_URL)
         parser.add_argument("--host", default=address.hostname or "127.0.0.1")
-        parser.add_argument("--port", type=int, default=address.port or DEFAULT_PORT, help="0 takes a free one")
-        parser.add_argument("--state", type=Path, help="keep payments and counts in this file, over a restart")
+        parser.add_argument("--port", type=int, default=address.port or DEFAULT_PORT, help="0: any free one")
+        parser.add_argument("--mail-port", type=int, help="default: the port after the other; 0: any free one")
+        parser.add_argument("--state", type=Path, help="remember payments and counts in this file")
         parser.add_argument("--webhooks", default="", metavar="URL", help="send Stripe's events to this address")
 
     def handle(self, **options: Any) -> None:
@@ -34,34 +34,26 @@ class Command(BaseCommand):
             raise CommandError("The sandbox is off. Set SANDBOX=1 (and DEBUG=1) to run it on a laptop.")
         if options["webhooks"] and not settings.STRIPE_WEBHOOK_SECRET:
             raise CommandError("Webhooks need a secret to be signed with: set STRIPE_WEBHOOK_SECRET.")
-        server = self._server(options)
+        server = _server(options)
         server.start()
-        self.stdout.write(f"SANDBOX_URL={server.url}")
+        # The names that the shop's settings have for these addresses; a program that starts us reads them.
+        self.stdout.write(f"SANDBOX_URL={server.url}\nEMAIL_URL={server.mail_url}\n")
         self.stdout.flush()
         _wait_for_signal()
         server.stop()
 
-    def _server(self, options: dict[str, Any]) -> Server:
-        try:
-            return Server(_world(options), options["host"], options["port"])
-        except OSError as error:
-            address = f"{options['host']}:{options['port']}"
-            raise CommandError(
-                f"The sandbox cannot listen on {address}: {error.strerror}. Try another --port."
-            ) from error
 
-
-def _world(options: dict[str, Any]) -> World:
-    state: Path | None = options["state"]
+def _server(options: dict[str, Any]) -> Server:
+    port, mail_port, state = options["port"], options["mail_port"], options["state"]
     if state:
         state.parent.mkdir(parents=True, exist_ok=True)
-    return World(
-        stripe_api_key=settings.STRIPE_API_KEY,
-        supplier_api_key=settings.SUPPLIER_API_KEY,
-        webhook_secret=settings.STRIPE_WEBHOOK_SECRET,
-        webhook_url=options["webhooks"],
-        store=Store(state),
-    )
+    if mail_port is None:
+        mail_port = port + 1 if port else 0
+    try:
+        world = World.of_the_shop(webhook_url=options["webhooks"], state=state)
+        return Server(world, host=options["host"], port=port, mail_port=mail_port)
+    except PortTaken as error:
+        raise CommandError(f"{error} Choose others with --port and --mail-port.") from error
 
 
 def _wait_for_signal() -> None:
