@@ -46,7 +46,7 @@ def ensure() -> None:
         sys.exit(f"nightshift: {error.filename} cannot be written. Run this as the owner of {ROOT}.")
     except KeyboardInterrupt:
         sys.exit("\nnightshift: stopped. Run the same command again to go on.")
-    os.execv(PYTHON, [PYTHON, *sys.argv])
+    os.execv(PYTHON, [str(PYTHON), *sys.argv])
 
 
 def has_dependencies() -> bool:

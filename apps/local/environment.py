@@ -10,8 +10,8 @@ from apps.local.places import VAR, write_private
 
 LOCAL_ENV = VAR / "local.env"
 
-# These name servers, which are gone when the demo is; the rest stays true.
-SERVERS = ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL")
+# What stays true when the demo and its servers are gone.
+STILL_TRUE = ("DEBUG", "SANDBOX", "SECRET_KEY")
 
 
 def read() -> dict[str, str]:
@@ -25,3 +25,14 @@ def given() -> dict[str, str]:
     """This process's environment without what it has from the file."""
     from_file = read()
     return {name: value for name, value in os.environ.items() if from_file.get(name) != value}
+
+
+def write(values: dict[str, str]) -> None:
+    header = "# Written by `manage.py demo`, for commands in other terminals. Changes are overwritten.\n"
+    write_private(LOCAL_ENV, header + "".join(f"{name}={value}\n" for name, value in values.items()))
+
+
+def forget_servers() -> None:
+    """Leave what is still true when the servers are gone: the keys, and that this is a laptop."""
+    if LOCAL_ENV.is_file():
+        write({name: value for name, value in read().items() if name in STILL_TRUE})

@@ -1,0 +1,77 @@
+"""`manage.py demo`: everything, on this machine."""
+
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from apps.local import bootstrap, environment
+from apps.local.exclusive import AlreadyRunning, exclusively
+from apps.local.places import ROOT, VAR
+from apps.local.postgres import ServerError
+from apps.local.stack import WEB_PORT, Interrupted, Stack, StartFailed
+
+BLOCK = """
+  ────────────────────────────────────────────────────────────────────────────
+   Nightshift is running. Orders keep coming, and now and then something breaks.
+
+   Shop      {url}
+             sign in as admin, password {ADMIN_PASSWORD}
+             or as ada, bert or cleo, password nightshift
+   Admin     {url}admin/   the same sign-in
+   Flower    {FLOWER_URL}/   {flower_user}, password {flower_password}
+   Sandbox   {SANDBOX_URL}/   what the pretended Stripe and supplier were asked
+   Logs      {logs}/
+
+   Stop      Ctrl-C (running jobs are finished first; press it twice to hurry)
+  ────────────────────────────────────────────────────────────────────────────
+"""
+
+
+class Command(BaseCommand):
+    help = "Run the whole system on this machine, with servers of its own and pretended third parties."
+    # The settings of this process may name no server that is up; its children's do.
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--port", type=int, default=WEB_PORT, help="of the shop; the next free one if it is busy")
+        parser.add_argument("--quiet", action="store_true", help="no simulator: nothing happens by itself")
+
+    def handle(self, *, port: int, quiet: bool, **_: Any) -> None:
+        self.began = time.monotonic()
+        try:
+            with exclusively(VAR / "demo.lock") as note:
+                stack = Stack(VAR, environment.given(), self.say)
+                self.run(stack, port, quiet, note.write)
+        except AlreadyRunning as other:
+            raise CommandError(f"The demo is already running at {other}. Stop it there with Ctrl-C.") from other
+        except (StartFailed, ServerError) as error:
+            raise CommandError(str(error)) from error
+
+    def run(self, stack: Stack, port: int, quiet: bool, note: Callable[[str], Any]) -> None:
+        try:
+            stack.start(port=port, simulator=not quiet)
+            environment.write(stack.own_settings())
+            note(stack.url)
+            self.stdout.write(block(stack))
+            stack.watch()
+        except Interrupted:
+            pass
+        finally:
+            self.stdout.write("\nStopping; running jobs are finished first …")
+            stack.stop()
+            environment.forget_servers()
+            bootstrap.give_to_owner(VAR)
+        self.stdout.write("Stopped. The data is kept, and the next start goes on with it.")
+
+    def say(self, name: str, what: str) -> None:
+        self.stdout.write(f"{time.monotonic() - self.began:6.1f} s  {self.style.HTTP_INFO(f'{name:<12}')} {what}")
+        self.stdout.flush()
+
+
+def block(stack: Stack) -> str:
+    user, _, password = stack.environment["FLOWER_BASIC_AUTH"].partition(":")
+    logs = (stack.folder / "log").relative_to(ROOT)
+    return BLOCK.format(url=stack.url, flower_user=user, flower_password=password, logs=logs, **stack.environment)
