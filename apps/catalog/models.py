@@ -9,33 +9,23 @@ from apps.catalog.money import formatted
 class Product(models.Model):
     sku = models.CharField(max_length=40, unique=True)
     name = models.CharField(max_length=200)
-    price_minor = models.PositiveBigIntegerField(
-        help_text="In minor units: 1250 is 12.50."
-    )
+    price_minor = models.PositiveBigIntegerField(help_text="In minor units: 1250 is 12.50.")
     currency = models.CharField(
         max_length=3,
         default="eur",
         help_text="ISO 4217, in lower case as Stripe writes it.",
     )
-    stock = models.PositiveIntegerField(
-        default=0, help_text="What the supplier said last. Orders do not reserve it."
-    )
+    stock = models.PositiveIntegerField(default=0, help_text="What the supplier said last. Orders do not reserve it.")
     active = models.BooleanField(default=True)
-    supplier_version = models.BigIntegerField(
-        default=0, help_text="The newest of the supplier's changes in this row."
-    )
-    synced_at = models.DateTimeField(
-        null=True, blank=True, help_text="When the supplier last took this product."
-    )
+    supplier_version = models.BigIntegerField(default=0, help_text="The newest of the supplier's changes in this row.")
+    synced_at = models.DateTimeField(null=True, blank=True, help_text="When the supplier last took this product.")
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
     class Meta:
         ordering = ["sku"]
         constraints = [
-            models.CheckConstraint(
-                condition=Q(price_minor__gt=0), name="product_price_is_positive"
-            ),
+            models.CheckConstraint(condition=Q(price_minor__gt=0), name="product_price_is_positive"),
             models.CheckConstraint(
                 condition=Q(currency__regex=r"^[a-z]{3}$"),
                 name="product_currency_is_iso_4217",
@@ -62,9 +52,9 @@ class SupplierCursor(models.Model):
 
 
 class SupplierChange(models.Model):
-    """One change as the supplier reported it; a job of its own applies it, so a bad one stops no other."""
+    """One change as the supplier reported it, not checked: a job of its own does that, so a bad one stops no other."""
 
-    sku = models.CharField(max_length=40)
+    sku = models.TextField()
     version = models.BigIntegerField()
     fields = models.JSONField(
         default=dict,
@@ -75,11 +65,6 @@ class SupplierChange(models.Model):
 
     class Meta:
         ordering = ["-id"]
-        constraints = [
-            models.UniqueConstraint(
-                fields=["sku", "version"], name="one_row_per_supplier_change"
-            )
-        ]
 
     def __str__(self) -> str:
         return f"{self.sku} version {self.version}"

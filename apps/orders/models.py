@@ -89,7 +89,7 @@ class OrderLine(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.quantity} × {self.sku}"
+        return f"{self.quantity} of {self.sku}"
 
     @property
     def amount_minor(self) -> int:

@@ -41,12 +41,12 @@ def sales_by_day_and_product(start: date, end: date) -> Iterator[Sales]:
         )
         .annotate(
             sold=Sum("quantity"),
-            amount_minor=Sum(F("quantity") * F("unit_price_minor")),
+            taken=Sum(F("quantity") * F("unit_price_minor")),
         )
         .order_by("day", "sku", "currency")
     )
     for line in lines.iterator(chunk_size=ROWS_A_FETCH):
-        yield Sales(quantity=line.pop("sold"), **line)
+        yield Sales(line["day"], line["sku"], line["name"], line["sold"], line["taken"], line["currency"])
 
 
 def _midnight(day: date) -> datetime:

@@ -84,7 +84,8 @@ def create_intent(purse: Purse, *, metadata: dict[str, str], key: str) -> Intent
         "amount": purse.amount_minor,
         "currency": purse.currency,
         "payment_method": purse.payment_method,
-        "payment_method_types": ["card"],
+        # Nobody is there to be sent to a page of the bank's.
+        "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
         "metadata": metadata,
     }
     if purse.customer:
@@ -115,7 +116,7 @@ def find_intent(*, metadata: dict[str, str], customer: str, since: datetime) -> 
         params["customer"] = customer
     with _translated():
         for intent in _stripe().v1.payment_intents.list(params).auto_paging_iter():
-            if metadata.items() <= dict(intent.metadata or {}).items():
+            if metadata.items() <= intent.metadata.to_dict().items():
                 return _intent(intent)
     return None
 

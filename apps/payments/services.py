@@ -67,7 +67,7 @@ def record_charge(order_id: int) -> Charge:
 
 @transaction.atomic
 def charge_again(order_id: int) -> Charge:
-    """Open another charge for a declined order, with a key of its own. The caller starts its job in this transaction."""
+    """Open another charge, with its own key, for a declined order. The caller starts its job in this transaction."""
     order = Order.objects.select_for_update().get(pk=order_id)
     if order.status != Order.Status.DECLINED:
         raise OrderNotChargeable(f"Order {order.number} is {order.status}: only a declined order is charged again.")

@@ -1,0 +1,43 @@
+from django.contrib import admin, messages
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+import tasks
+from apps.catalog.models import Product, SupplierChange, SupplierCursor
+
+
+@admin.register(Product)
+class ProductAdmin(admin.ModelAdmin[Product]):
+    list_display = ("sku", "name", "price", "stock", "active", "supplier_version", "synced_at")
+    list_filter = ("active", "currency", "synced_at")
+    search_fields = ("sku", "name")
+    # The supplier's side of a product is written by its jobs; an edit here would be undone by the next one.
+    readonly_fields = ("stock", "supplier_version", "synced_at", "created_at", "updated_at")
+    actions = ("push_to_supplier",)
+
+    @admin.action(description="Push to the supplier", permissions=["change"])
+    def push_to_supplier(self, request: HttpRequest, products: QuerySet[Product]) -> None:
+        with transaction.atomic():
+            ids = products.values_list("pk", flat=True)
+            jobs = tasks.sync_to_external_api.delay_many({"record_id": product_id} for product_id in ids)
+        self.message_user(request, f"{len(jobs)} products are being pushed.", messages.SUCCESS)
+
+
+@admin.register(SupplierChange)
+class SupplierChangeAdmin(admin.ModelAdmin[SupplierChange]):
+    list_display = ("sku", "version", "received_at", "applied_at")
+    list_filter = ("received_at", ("applied_at", admin.EmptyFieldListFilter))
+    search_fields = ("sku", "version")
+    readonly_fields = ("sku", "version", "fields", "received_at", "applied_at")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+
+@admin.register(SupplierCursor)
+class SupplierCursorAdmin(admin.ModelAdmin[SupplierCursor]):
+    list_display = ("feed", "value", "updated_at")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False

@@ -1,0 +1,72 @@
+"""The supplier's list of changes, read in pages with a cursor.
+
+A page's changes and the cursor after them are saved in one transaction, together with the jobs that the caller starts
+for them. A process killed between two pages goes on from the last saved one; a page fetched twice is saved once.
+"""
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.utils import timezone
+
+from apps.catalog import client
+from apps.catalog.client import Page
+from apps.catalog.models import Product, SupplierChange, SupplierCursor
+
+FEED = "products"
+FIELDS = ("name", "price_minor", "currency", "stock", "active")
+
+
+class BadChange(Exception):
+    """The supplier reports something that no product can be."""
+
+
+def next_page() -> Page:
+    """Fetch the page after the cursor. Call it outside any transaction."""
+    cursor, _ = SupplierCursor.objects.get_or_create(feed=FEED)
+    return client.fetch_changes(cursor.value)
+
+
+def save_page(page: Page) -> list[int]:
+    """Save a page and move the cursor past it, in the caller's transaction; return the ids of the changes.
+
+    Another worker may have fetched the same page: whoever locks the cursor second finds it moved, and saves nothing.
+    """
+    cursor = SupplierCursor.objects.select_for_update().get(feed=FEED)
+    if cursor.value != page.cursor:
+        return []
+    saved = SupplierChange.objects.bulk_create(
+        [SupplierChange(sku=one.sku, version=one.version, fields=dict(one.fields)) for one in page.changes]
+    )
+    cursor.value = page.next_cursor
+    cursor.save(update_fields=["value", "updated_at"])
+    return [change.pk for change in saved]
+
+
+@transaction.atomic
+def apply_change(change_id: int) -> None:
+    """Bring a product up to a change. Changes arrive in any order: one that is older than the product does nothing.
+
+    The supplier decides on stock and on what it still delivers. Name and price are the shop's own, and are taken from
+    the supplier only for a product that is new here. Raises BadChange.
+    """
+    change = SupplierChange.objects.get(pk=change_id)
+    offered = _offered(change)
+    fresh = {name: getattr(offered, name) for name in (*FIELDS, "supplier_version")}
+    product, is_new = Product.objects.select_for_update().get_or_create(sku=change.sku, defaults=fresh)
+    if not is_new and product.supplier_version < change.version:
+        product.stock, product.active, product.supplier_version = offered.stock, offered.active, change.version
+        product.save(update_fields=["stock", "active", "supplier_version", "updated_at"])
+    SupplierChange.objects.filter(pk=change_id, applied_at=None).update(applied_at=timezone.now())
+
+
+def _offered(change: SupplierChange) -> Product:
+    """The product that the change describes, checked as strictly as one that a person typed in."""
+    try:
+        fields = {name: change.fields[name] for name in FIELDS}
+        offered = Product(sku=change.sku, supplier_version=change.version, **fields)
+        offered.full_clean(validate_unique=False)
+    except KeyError as error:
+        raise BadChange(f"The supplier's change {change} does not say its {error}.") from error
+    except ValidationError as error:
+        raise BadChange(f"The supplier's change {change} is not a product: {' '.join(error.messages)}") from error
+    return offered

@@ -1,0 +1,68 @@
+from django.contrib import admin, messages
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from apps.orders.models import Customer, Order, OrderLine
+from apps.orders.views import start_charge
+from apps.payments.services import OrderNotChargeable, charge_again
+
+
+@admin.register(Customer)
+class CustomerAdmin(admin.ModelAdmin[Customer]):
+    list_display = ("user", "stripe_customer", "payment_method")
+    search_fields = ("user__username", "user__email", "stripe_customer")
+    list_select_related = ("user",)
+    autocomplete_fields = ("user",)
+
+
+class OrderLineInline(admin.TabularInline[OrderLine, Order]):
+    model = OrderLine
+    extra = 0
+    can_delete = False
+    fields = readonly_fields = ("product", "sku", "quantity", "unit_price_minor", "amount")
+
+    def has_add_permission(self, request: HttpRequest, obj: Order | None = None) -> bool:
+        return False
+
+
+@admin.register(Order)
+class OrderAdmin(admin.ModelAdmin[Order]):
+    list_display = ("number", "customer", "total", "status", "placed_at", "paid_at")
+    list_filter = ("status", "currency", "placed_at")
+    search_fields = ("number", "customer__user__username", "charges__payment_intent")
+    list_select_related = ("customer__user",)
+    date_hierarchy = "placed_at"
+    inlines = (OrderLineInline,)
+    actions = ("charge_again",)
+    # What was ordered and paid is a record: it changes through the services only.
+    readonly_fields = (
+        "customer",
+        "number",
+        "total",
+        "total_minor",
+        "currency",
+        "status",
+        "placed_at",
+        "paid_at",
+        "request_key",
+        "charge_job",
+    )
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Order | None = None) -> bool:
+        return False
+
+    @admin.action(description="Charge again (declined orders)", permissions=["change"])
+    def charge_again(self, request: HttpRequest, orders: QuerySet[Order]) -> None:
+        for order in orders:
+            try:
+                with transaction.atomic():
+                    charge_again(order.pk)
+                    start_charge(order.pk)
+            except OrderNotChargeable as error:
+                self.message_user(request, str(error), messages.WARNING)
+            else:
+                self.message_user(request, f"{order.number} is being charged again.", messages.SUCCESS)

@@ -1,0 +1,136 @@
+"""Orders in the browser. Each view that starts a job writes the order and the job in one transaction, or neither."""
+
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+import tasks
+from apps.accounts.access import member_of_staff, signed_in
+from apps.catalog.models import Product
+from apps.jobs.models import Job
+from apps.orders import services
+from apps.orders.forms import PlaceOrderForm
+from apps.orders.models import Order
+from apps.orders.services import CannotCancel, CannotPlaceOrder
+from apps.payments.refunds import NothingToRefund, record_refund_intent
+from apps.payments.services import OrderNotChargeable, charge_again
+
+ORDERS_A_PAGE = 50
+# Empty lines that the form offers.
+LINES_OFFERED = range(3)
+
+
+@login_required
+@require_GET
+def orders(request: HttpRequest) -> HttpResponse:
+    page = Paginator(_visible(request), ORDERS_A_PAGE).get_page(request.GET.get("page"))
+    return render(request, "orders/list.html", {"page": page})
+
+
+@login_required
+@require_GET
+def detail(request: HttpRequest, order_id: int) -> HttpResponse:
+    order = get_object_or_404(_visible(request), pk=order_id)
+    context = {
+        "order": order,
+        "lines": order.lines.select_related("product"),
+        "charges": order.charges.select_related("refund"),
+        "job": Job.objects.filter(pk=order.charge_job).first() if order.charge_job else None,
+    }
+    return render(request, "orders/detail.html", context)
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def place(request: HttpRequest) -> HttpResponseBase:
+    member_of_staff(request)
+    if request.method != "POST":
+        return _form(request, PlaceOrderForm())
+    form = PlaceOrderForm(request.POST)
+    if not form.is_valid():
+        return _form(request, form, status=422)
+    try:
+        order = _place_and_charge(form)
+    except CannotPlaceOrder as error:
+        form.add_error(None, str(error))
+        return _form(request, form, status=422)
+    return redirect("orders:detail", order.pk)
+
+
+@login_required
+@require_POST
+def retry_charge(request: HttpRequest, order_id: int) -> HttpResponseBase:
+    member_of_staff(request)
+    get_object_or_404(Order, pk=order_id)
+    try:
+        with transaction.atomic():
+            charge_again(order_id)
+            start_charge(order_id)
+    except OrderNotChargeable as error:
+        return _refused(request, str(error))
+    return redirect("orders:detail", order_id)
+
+
+@login_required
+@require_POST
+def refund(request: HttpRequest, order_id: int) -> HttpResponseBase:
+    member_of_staff(request)
+    order = get_object_or_404(Order, pk=order_id)
+    charge = order.charges.order_by("-number").first()
+    if charge is None:
+        return _refused(request, f"Order {order.number} has not been charged, so there is nothing to refund.")
+    try:
+        with transaction.atomic():
+            record_refund_intent(charge.pk)
+            tasks.refund_charge.delay(charge_id=charge.pk)
+    except NothingToRefund as error:
+        return _refused(request, str(error))
+    return redirect("orders:detail", order_id)
+
+
+@login_required
+@require_POST
+def cancel(request: HttpRequest, order_id: int) -> HttpResponseBase:
+    member_of_staff(request)
+    get_object_or_404(Order, pk=order_id)
+    try:
+        services.cancel_order(order_id)
+    except CannotCancel as error:
+        return _refused(request, str(error))
+    return redirect("orders:detail", order_id)
+
+
+def start_charge(order_id: int) -> None:
+    """Call it in the transaction that wrote the order; the order then knows its job."""
+    job = tasks.charge_customer.delay(order_id=order_id)
+    Order.objects.filter(pk=order_id).update(charge_job=job.id)
+
+
+@transaction.atomic
+def _place_and_charge(form: PlaceOrderForm) -> Order:
+    asked = form.cleaned_data
+    order = services.place_order(asked["customer"], asked["lines"], request_key=asked["request_key"])
+    if order.charge_job is None:
+        start_charge(order.pk)
+    return order
+
+
+def _visible(request: HttpRequest) -> QuerySet[Order]:
+    """Staff see every order, a customer their own."""
+    user = signed_in(request)
+    orders = Order.objects.select_related("customer__user")
+    return orders if user.is_staff else orders.filter(customer__user=user)
+
+
+def _form(request: HttpRequest, form: PlaceOrderForm, status: int = 200) -> HttpResponse:
+    products = Product.objects.filter(active=True)
+    context = {"form": form, "products": products, "lines": LINES_OFFERED}
+    return render(request, "orders/place.html", context, status=status)
+
+
+def _refused(request: HttpRequest, sentence: str) -> HttpResponse:
+    return render(request, "orders/refused.html", {"sentence": sentence}, status=409)

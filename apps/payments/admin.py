@@ -1,0 +1,56 @@
+"""Money is looked at here, and never edited: it changes through the services only."""
+
+from typing import TypeVar
+
+from django.contrib import admin
+from django.db.models import Model
+from django.http import HttpRequest
+
+from apps.payments.models import Charge, Refund, WebhookEvent
+
+M = TypeVar("M", bound=Model)
+
+
+class RecordAdmin(admin.ModelAdmin[M]):
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+
+@admin.register(Charge)
+class ChargeAdmin(RecordAdmin[Charge]):
+    list_display = (
+        "order",
+        "number",
+        "amount",
+        "status",
+        "decline_code",
+        "payment_intent",
+        "recorded_at",
+        "settled_at",
+    )
+    list_filter = ("status", "historic", "currency", "recorded_at")
+    search_fields = ("order__number", "payment_intent", "order__customer__user__username")
+    list_select_related = ("order",)
+    date_hierarchy = "recorded_at"
+
+
+@admin.register(Refund)
+class RefundAdmin(RecordAdmin[Refund]):
+    list_display = ("charge", "amount", "status", "stripe_refund", "recorded_at", "settled_at")
+    list_filter = ("status", "currency", "recorded_at")
+    search_fields = ("charge__order__number", "stripe_refund", "charge__payment_intent")
+    list_select_related = ("charge__order",)
+
+
+@admin.register(WebhookEvent)
+class WebhookEventAdmin(RecordAdmin[WebhookEvent]):
+    list_display = ("event_id", "type", "payment_intent", "outcome", "created_at", "received_at")
+    list_filter = ("type", "received_at")
+    search_fields = ("event_id", "payment_intent", "outcome")
+    date_hierarchy = "received_at"
