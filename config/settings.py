@@ -231,6 +231,8 @@ JOBS_SHUTDOWN_GRACE = timedelta(seconds=env.float("JOBS_SHUTDOWN_GRACE_SECONDS",
 JOBS_UNKNOWN_TASK_GRACE = timedelta(seconds=env.float("JOBS_UNKNOWN_TASK_GRACE_SECONDS", 3600))
 # … and is offered again this often: a rolling deploy takes minutes, and each offer costs one message.
 JOBS_UNKNOWN_TASK_EVERY = timedelta(seconds=env.float("JOBS_UNKNOWN_TASK_SECONDS", 10))
+# Off behind a connection pooler in transaction mode that does not know prepared statements.
+JOBS_PREPARE_STATEMENTS = env.bool("JOBS_PREPARE_STATEMENTS", True)
 JOBS_KEEP_SUCCEEDED = timedelta(days=7)
 JOBS_KEEP_DEAD = timedelta(days=90)
 

@@ -3,11 +3,13 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from typing import Any
 
 from celery import shared_task
-from celery.exceptions import Reject
+from celery.exceptions import Reject, SoftTimeLimitExceeded
 
+from apps.jobs.models import Job
 from apps.jobs.snooze import Snooze
 from apps.jobs.task import JobTask
 
@@ -96,15 +98,21 @@ def lab_run_into_soft_limit() -> None:
     time.sleep(30)
 
 
-@shared_task(time_limit=1)
+@shared_task(soft_time_limit=1, time_limit=2)
 def lab_run_into_hard_limit() -> None:
     """Safe to run twice: it only waits."""
-    time.sleep(30)
+    _ignore_the_soft_limit()
 
 
-@shared_task(bind=True, durable=False, time_limit=1)
-def lab_run_into_hard_limit_broker_only(self: JobTask) -> None:
+@shared_task(durable=False, soft_time_limit=1, time_limit=2)
+def lab_run_into_hard_limit_broker_only() -> None:
     """Safe to run twice: it only waits."""
+    _ignore_the_soft_limit()
+
+
+def _ignore_the_soft_limit() -> None:
+    with suppress(SoftTimeLimitExceeded):
+        time.sleep(30)
     time.sleep(30)
 
 
@@ -125,3 +133,23 @@ def lab_snooze(self: JobTask, until: float) -> None:
 def lab_unique(key: str, seconds: float = 0) -> None:
     """Safe to run twice: it only waits."""
     time.sleep(seconds)
+
+
+@shared_task(bind=True)
+def lab_crash_once(self: JobTask) -> None:
+    """Takes its own process down in its first attempt. Safe to run twice: it has no effect but that."""
+    if _never_crashed(self):
+        lab_crash.run()
+
+
+@shared_task(bind=True, atomic=True)
+def lab_atomic(self: JobTask, crash: bool = False) -> None:
+    """Starts one other job; with `crash` it dies right after that, the first time. Safe to run twice: what it started
+    is committed with its own end, or not at all."""
+    lab_nothing.delay()
+    if crash and _never_crashed(self):
+        lab_crash.run()
+
+
+def _never_crashed(task: JobTask) -> bool:
+    return Job.objects.get(pk=task.request.id).crashes == 0

@@ -15,7 +15,7 @@ The life of a job, in calling order: record → take_due (relay) → claim → p
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -26,7 +26,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 from kombu.utils.json import dumps
 
-from apps.jobs import chords
+from apps.jobs import chords, sql
 from apps.jobs.failures import Failure
 from apps.jobs.models import DeadLetter, Job, MessageDecoder
 from apps.jobs.ids import uuid7
@@ -35,21 +35,21 @@ from apps.jobs.ids import uuid7
 CHANNEL = "nightshift_due"
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True, slots=True)
 class NewJob:
     """What `record` writes. `delay` counts in seconds from now by the database's clock; `run_at` is absolute."""
 
+    id: UUID = field(default_factory=uuid7)
     task: str
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
-    queue: str
-    id: UUID = field(default_factory=uuid7)
     options: Mapping[str, Any] = field(default_factory=dict)
+    queue: str
     priority: int | None = None
+    retries: int = 0
     run_at: datetime | None = None
     delay: float | None = None
     expires_at: datetime | None = None
-    retries: int = 0
     unique_key: str | None = None
     unique_until: str | None = None
     unique_for: float | None = None
@@ -57,6 +57,10 @@ class NewJob:
     parent_id: UUID | None = None
     root_id: UUID | None = None
     replay_of: UUID | None = None
+
+
+# In the order of the statements below.
+NEW_JOB_FIELDS = [field.name for field in fields(NewJob)]
 
 
 @dataclass(frozen=True)
@@ -71,27 +75,43 @@ class LeaseLost(Ignore):
     """Another worker holds this job now, or it has ended."""
 
 
-RECORD = f"""
+COLUMNS = """
+    id, task, args, kwargs, options, queue, priority, retries, run_at, expires_at,
+    unique_key, unique_until, unique_expires_at, owner_id, parent_id, root_id, replay_of
+"""
+
+# A notification wakes a relay, so it is only sent for what is due before the relay's next poll.
+RECORD_ONE = f"""
     WITH made AS (
-        INSERT INTO jobs_job (
-            id, task, args, kwargs, options, queue, priority, retries, run_at, expires_at,
-            unique_key, unique_until, unique_expires_at, owner_id, parent_id, root_id, replay_of)
+        INSERT INTO jobs_job ({COLUMNS})
+        VALUES (
+            %s, %s, %s::jsonb, %s::jsonb, %s::jsonb, %s, %s, %s,
+            coalesce(%s::timestamptz, statement_timestamp() + %s::float * interval '1 second'), %s,
+            %s, %s, statement_timestamp() + %s::float * interval '1 second', %s, %s, %s, %s)
+        ON CONFLICT DO NOTHING
+        RETURNING id, run_at
+    )
+    SELECT id, CASE WHEN run_at < statement_timestamp() + interval '1 second' THEN pg_notify('{CHANNEL}', '') END
+    FROM made
+"""
+
+RECORD_MANY = f"""
+    WITH made AS (
+        INSERT INTO jobs_job ({COLUMNS})
         SELECT
             id, task, args, kwargs, options, queue, priority, retries,
             coalesce(run_at, statement_timestamp() + coalesce(delay, 0) * interval '1 second'), expires_at,
             unique_key, unique_until, statement_timestamp() + unique_for * interval '1 second',
             owner_id, parent_id, root_id, replay_of
-        FROM jsonb_to_recordset(%s::jsonb) AS new (
+        FROM json_to_recordset(%s::json) AS new (
             id uuid, task text, args jsonb, kwargs jsonb, options jsonb, queue text, priority smallint, retries int,
-            run_at timestamptz, delay float, expires_at timestamptz,
-            unique_key text, unique_until text, unique_for float,
-            owner_id int, parent_id uuid, root_id uuid, replay_of uuid)
+            run_at timestamptz, delay float, expires_at timestamptz, unique_key text, unique_until text,
+            unique_for float, owner_id int, parent_id uuid, root_id uuid, replay_of uuid)
         ON CONFLICT DO NOTHING
         RETURNING id, run_at
-    ), due AS (
-        SELECT 1 FROM made WHERE run_at < statement_timestamp() + interval '1 second' LIMIT 1
     ), told AS (
-        SELECT pg_notify('{CHANNEL}', '') FROM due
+        SELECT pg_notify('{CHANNEL}', '') WHERE EXISTS (
+            SELECT 1 FROM made WHERE run_at < statement_timestamp() + interval '1 second')
     )
     SELECT id, (SELECT count(*) FROM told) FROM made
 """
@@ -108,18 +128,28 @@ def record(jobs: Sequence[NewJob]) -> list[Recorded]:
 
 
 def _insert(jobs: Sequence[NewJob]) -> set[UUID]:
-    with connection.cursor() as cursor:
-        cursor.execute(RECORD, [dumps([_as_json(job) for job in jobs])])
-        return {row[0] for row in cursor.fetchall()}
+    if len(jobs) == 1:
+        made = sql.run(RECORD_ONE, _as_row(jobs[0]))
+    else:
+        made = sql.run(RECORD_MANY, [dumps([_as_object(job) for job in jobs])])
+    return {row[0] for row in made}
 
 
-def _as_json(job: NewJob) -> dict[str, Any]:
-    """Times and ids as plain strings for PostgreSQL; arguments in Celery's own dialect."""
-    row = dict(vars(job))
-    for name in ("id", "parent_id", "root_id", "replay_of"):
-        row[name] = row[name] and str(row[name])
-    for name in ("run_at", "expires_at"):
-        row[name] = row[name] and row[name].isoformat()
+def _as_row(job: NewJob) -> list[Any]:
+    """In the order of the placeholders; arguments in Celery's own dialect of JSON."""
+    row = {name: getattr(job, name) for name in NEW_JOB_FIELDS}
+    for name in ("args", "kwargs", "options"):
+        row[name] = dumps(row[name])
+    row["delay"] = row["delay"] or 0.0
+    return list(row.values())
+
+
+def _as_object(job: NewJob) -> dict[str, Any]:
+    """The same as one JSON object, in which times and ids are plain text for PostgreSQL to read."""
+    row = {name: value for name in NEW_JOB_FIELDS if (value := getattr(job, name)) is not None}
+    for name in ("id", "parent_id", "root_id", "replay_of", "run_at", "expires_at"):
+        if name in row:
+            row[name] = str(row[name])
     return row
 
 
@@ -231,9 +261,7 @@ def claim(messages: Mapping[UUID, int], worker_id: UUID | None) -> dict[UUID, in
 
     An id that is missing from the answer is a duplicate, cancelled, expired or paused: its message means nothing.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(CLAIM, [worker_id, settings.JOBS_LEASE, list(messages), list(messages.values())])
-        return dict(cursor.fetchall())
+    return dict(sql.run(CLAIM, [worker_id, settings.JOBS_LEASE, list(messages), list(messages.values())]))
 
 
 def refuse(job_id: UUID) -> str:
@@ -264,16 +292,17 @@ ENDED = """
 """
 
 
+SUCCEED = f"""
+    UPDATE jobs_job SET state = 'succeeded', result = %s::jsonb, {ENDED}
+    WHERE id = %s AND token = %s AND state = 'running'
+    RETURNING id
+"""
+
+
 def succeed(job_id: UUID, token: int, result: Any = None) -> None:
     """running → succeeded. Raises `LeaseLost`, and has changed nothing, if the token is no longer the job's."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"UPDATE jobs_job SET state = 'succeeded', result = %s::jsonb, {ENDED}"
-            " WHERE id = %s AND token = %s AND state = 'running'",
-            [None if result is None else dumps(result), job_id, token],
-        )
-        if cursor.rowcount == 0:
-            raise LeaseLost(f"Job {job_id} is no longer ours to end (token {token}).")
+    if not sql.run(SUCCEED, [None if result is None else dumps(result), job_id, token]):
+        raise LeaseLost(f"Job {job_id} is no longer ours to end (token {token}).")
 
 
 LET_GO = "state = 'queued', lease_until = NULL, running_key = NULL, run_at = clock_timestamp() + %s * interval '1 second'"
@@ -281,7 +310,6 @@ LET_GO = "state = 'queued', lease_until = NULL, running_key = NULL, run_at = clo
 
 def retry(job_id: UUID, token: int, again: NewJob, failure: Failure | None) -> None:
     """running → queued, as the task asked by `self.retry` or `self.replace`. The error is kept in the job's list."""
-    values = _as_json(again)
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
@@ -293,7 +321,9 @@ def retry(job_id: UUID, token: int, again: NewJob, failure: Failure | None) -> N
             [
                 _seconds_until_due(again),
                 again.task,
-                *(dumps(values[name]) for name in ("args", "kwargs", "options")),
+                dumps(again.args),
+                dumps(again.kwargs),
+                dumps(again.options),
                 again.queue,
                 again.priority,
                 again.retries,

@@ -16,6 +16,7 @@ import inspect
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
@@ -106,19 +107,31 @@ class JobTask(celery.Task):
         [recorded] = ledger.record([job])
         return self._result(recorded)
 
-    def delay_many(self, jobs: Iterable[Mapping[str, Any]], **options: Any) -> list[AsyncResult]:
-        """One job for each mapping of keyword arguments, in one round trip and in the caller's transaction."""
+    def delay_many(self, jobs: Iterable[Mapping[str, Any]], **options: Any) -> list[str]:
+        """One job for each mapping of keyword arguments, in one round trip and in the caller's transaction.
+
+        Returns the jobs' ids, in order; for an argument that a unique task refuses, the id of the job it has already.
+        """
         options = {**self._get_exec_options(), **options}
-        new_jobs = []
-        for kwargs in jobs:
-            self._check_arguments([], kwargs)
-            new_jobs.append(self._new_job(*self._sealed([], dict(kwargs)), None, options))
+        if not self._goes_through_ledger(options):
+            return [self.apply_async(kwargs=kwargs, **options).id for kwargs in jobs]
+        new_jobs = self._new_jobs(jobs, options)
         if not new_jobs:
             return []
-        if not self._goes_through_ledger(options):
-            return [self.apply_async(kwargs=job.kwargs, **options) for job in new_jobs]
         admit(new_jobs[0].queue, len(new_jobs))
-        return [self._result(recorded) for recorded in ledger.record(new_jobs)]
+        return [str(recorded.id) for recorded in ledger.record(new_jobs)]
+
+    def _new_jobs(self, jobs: Iterable[Mapping[str, Any]], options: Mapping[str, Any]) -> list[NewJob]:
+        """They differ in their arguments only: all else is found out once."""
+        first = self._new_job([], {}, None, options) if not self.unique else None
+        made = []
+        for kwargs in jobs:
+            self._check_arguments([], kwargs)
+            args, sealed = self._sealed([], dict(kwargs))
+            made.append(
+                replace(first, id=uuid7(), kwargs=sealed) if first else self._new_job(args, sealed, None, options)
+            )
+        return made
 
     def _goes_through_ledger(self, options: Mapping[str, Any]) -> bool:
         """A chord's parts always do, because the ledger counts them."""
