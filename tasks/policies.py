@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from apps.catalog.client import SupplierUnavailable
 from apps.notifications.post import MailUnavailable
+from apps.payments.client import StripeUnavailable
 from apps.uploads.bucket import BucketUnavailable
 
 # Full jitter between 0 and the cap: after an outage the jobs do not come back all at once.
@@ -20,4 +22,20 @@ MAIL: dict[str, Any] = {
     "retry_backoff_max": 3600,
     "retry_jitter": True,
     "max_retries": 15,
+}
+# Most of the charges that meet an outage succeed within a minute; the last try comes some ten minutes after the first.
+STRIPE: dict[str, Any] = {
+    "autoretry_for": (StripeUnavailable,),
+    "retry_backoff": 2,
+    "retry_backoff_max": 600,
+    "retry_jitter": True,
+    "max_retries": 8,
+}
+# The supplier closes for an hour now and then: half of these tries come later than that.
+SUPPLIER: dict[str, Any] = {
+    "autoretry_for": (SupplierUnavailable,),
+    "retry_backoff": 4,
+    "retry_backoff_max": 1800,
+    "retry_jitter": True,
+    "max_retries": 12,
 }
