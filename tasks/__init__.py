@@ -6,6 +6,7 @@ from tasks.catalog import call_external_api as call_external_api
 from tasks.catalog import sync_external_data as sync_external_data
 from tasks.catalog import sync_to_external_api as sync_to_external_api
 from tasks.lab import lab_atomic as lab_atomic
+from tasks.lab import lab_cancel as lab_cancel
 from tasks.lab import lab_crash as lab_crash
 from tasks.lab import lab_crash_once as lab_crash_once
 from tasks.lab import lab_nothing as lab_nothing

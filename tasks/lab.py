@@ -5,10 +5,12 @@ import signal
 import time
 from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
 from celery import shared_task
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
+from apps.jobs import ledger
 from apps.jobs.models import Job
 from apps.jobs.snooze import Snooze
 from apps.jobs.task import JobTask
@@ -149,6 +151,12 @@ def lab_atomic(self: JobTask, crash: bool = False) -> None:
     lab_nothing.delay()
     if crash and _never_crashed(self):
         lab_crash.run()
+
+
+@shared_task
+def lab_cancel(job_id: str) -> None:
+    """Asks for the end of another job. Safe to run twice: the second time changes nothing."""
+    ledger.cancel(UUID(job_id))
 
 
 def _never_crashed(task: JobTask) -> bool:
