@@ -6,7 +6,7 @@ come back is the task's policy.
 
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import lru_cache
 from typing import IO, Any
@@ -75,8 +75,9 @@ def delete(keys: Iterable[str]) -> None:
 
 def ensure() -> None:
     """Create the bucket if it is not there: for stand-ins of S3 only, a real bucket is infrastructure's to make."""
-    with _translated(settings.AWS_S3_BUCKET):
-        _client().create_bucket(
+    client = _client()
+    with _translated(settings.AWS_S3_BUCKET), suppress(client.exceptions.BucketAlreadyOwnedByYou):
+        client.create_bucket(
             Bucket=settings.AWS_S3_BUCKET, CreateBucketConfiguration={"LocationConstraint": settings.AWS_REGION}
         )
 
