@@ -4,5 +4,8 @@ from django.urls import include, path
 urlpatterns = [
     path("", include("apps.home.urls")),
     path("jobs/", include("apps.jobs.urls")),
+    path("orders/", include("apps.orders.urls")),
+    path("catalog/", include("apps.catalog.urls")),
+    path("webhooks/", include("apps.payments.urls")),
     path("admin/", admin.site.urls),
 ]
