@@ -15,7 +15,7 @@ import psycopg
 from apps.local import procfile
 from apps.local.children import spawn, sweep
 from apps.local.places import ROOT, kept_secret, private_folder
-from apps.local.ports import free_port, is_listening
+from apps.local.ports import free_port
 from apps.local.servers import Servers
 from apps.local.supervisor import Supervisor, ending_of
 from apps.local.waiting import wait_for
@@ -58,14 +58,13 @@ class Stack:
         self.environment.update(self.given)
         self.environment.update(self.servers.start())
         self.environment.update(self.settings(port))
-        self.say("servers", "PostgreSQL and Valkey are up")
+        self.say("servers", "ready")
         self.supervisor.start(line for line in lines if line.name in FIRST)
-        self.run("migrate", "--verbosity=1")
-        self._wait("moto", lambda: is_listening(int(self.environment["MOTO_PORT"])))
-        self.run("seed")
-        self.say("database", "migrated and seeded")
+        self.run("prepare")
+        self.say("database", "ready")
         self.supervisor.start(line for line in lines if line.name not in FIRST + LAST)
         self._wait("web", self.serves_pages)
+        self.say("web", f"serves {self.url}")
         self._wait("worker", lambda: self.has_worker_since(began))
         self.supervisor.start(line for line in lines if line.name in LAST and (simulator or line.name != "simulator"))
 

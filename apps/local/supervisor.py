@@ -118,7 +118,8 @@ class Supervisor:
             env=self.environment,
             pid_file=self.pids / f"{name}.pid",
         )
-        self.say(name, f"started (pid {running.process.pid})")
+        if running.crashes:
+            self.say(name, "started again")
 
     def _command(self, line: Line) -> list[str]:
         """Programs come from the environment that runs this, whatever else is on the PATH."""

@@ -1,5 +1,6 @@
 """`manage.py moto`: a pretended S3 and SQS."""
 
+import logging
 import signal
 import threading
 from argparse import ArgumentParser
@@ -29,6 +30,8 @@ class Command(BaseCommand):
         # Loads Amazon's service models, which takes a second that no other command should pay.
         from moto.server import ThreadedMotoServer
 
+        # Its log would be a line for each of the copy's rounds.
+        logging.getLogger("werkzeug").setLevel(logging.WARNING)
         stopping = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopping.set())
