@@ -18,11 +18,11 @@ MAX_PIXELS = 40_000_000
 THUMBNAIL_SIDES = (160, 640)
 # 640 by 640 pixels as WebP have 200 kB at the very most.
 MAX_THUMBNAIL_BYTES = 1024 * 1024
-# The second net: Pillow's own limit raises for a picture whose header lied.
+# Pillow's own net, for whatever is decoded anywhere in this process.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 # All that Pillow's decoders raise for a broken file. It has no base class of its own.
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, Image.DecompressionBombError)
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error)
 
 
 def thumbnails(content: bytes) -> dict[int, bytes]:
@@ -38,19 +38,19 @@ def thumbnail_key(upload_key: str, side: int) -> str:
 def _thumbnail(content: bytes, side: int) -> bytes:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-            _check_pixels(picture.width, picture.height)
+            if picture.width * picture.height > MAX_PIXELS:
+                raise _too_large()
             # In this order: shrinking first lets the JPEG decoder skip most of the work, and keeps the memory small.
             picture.thumbnail((side, side))
             return _as_webp(ImageOps.exif_transpose(picture))
+    except Image.DecompressionBombError as error:
+        raise _too_large() from error
     except BROKEN as error:
         raise UploadRejected("This picture is damaged or cut off and cannot be read. Please send it again.") from error
 
 
-def _check_pixels(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise UploadRejected(
-            f"This picture has {width:,} by {height:,} pixels; at most {MAX_PIXELS // 1_000_000} million are allowed."
-        )
+def _too_large() -> UploadRejected:
+    return UploadRejected(f"This picture has more than {MAX_PIXELS // 1_000_000} million pixels. Please make it smaller.")
 
 
 def _as_webp(picture: Image.Image) -> bytes:

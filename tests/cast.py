@@ -1,0 +1,23 @@
+"""The people in the tests, and the files they send."""
+
+import io
+from pathlib import Path
+
+from django.contrib.auth.models import User
+
+from apps.uploads.files import store
+from apps.uploads.models import Upload
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+
+
+def shopkeeper(name: str) -> User:
+    return User.objects.create_user(name, f"{name}@nightshift.example", "a-password-for-tests", is_staff=True)
+
+
+def uploaded(owner: User, sample: str, content: bytes | None = None) -> Upload:
+    """A sample in the bucket, received without the form: only the task stands between it and the shop."""
+    kind = Upload.Kind.CSV if sample.endswith(".csv") else Upload.Kind.PICTURE
+    upload = store(owner, kind, sample, io.BytesIO(content or (SAMPLES / sample).read_bytes()))
+    upload.save()
+    return upload
