@@ -6,6 +6,9 @@ urlpatterns = [
     path("jobs/", include("apps.jobs.urls")),
     path("orders/", include("apps.orders.urls")),
     path("catalog/", include("apps.catalog.urls")),
+    path("uploads/", include("apps.uploads.urls")),
+    path("reports/", include("apps.reports.urls")),
+    path("accounts/", include("apps.accounts.urls")),
     path("webhooks/", include("apps.payments.urls")),
     path("admin/", admin.site.urls),
 ]
