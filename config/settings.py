@@ -11,6 +11,7 @@ from config.broker import broker_transport_options
 from config.env import ROOT, env
 from config.logging import LOGGING as LOGGING
 from config.queues import DEFAULT_QUEUE, QUEUES, TASK_QUEUES, TASK_ROUTES
+from config.schedule import SCHEDULE
 
 # Lets classes say `ModelAdmin[Job]` at run time too, as the type checker wants it.
 django_stubs_ext.monkeypatch()
@@ -217,6 +218,7 @@ CELERY_BEAT_SYNC_EVERY = 1
 # --- Jobs -------------------------------------------------------------------------------------------------------------
 
 JOBS_QUEUES = QUEUES
+JOBS_SCHEDULE = SCHEDULE
 # A worker that has not renewed a job's lease for this long is dead; it renews three times in that time.
 JOBS_LEASE = timedelta(seconds=env.float("JOBS_LEASE_SECONDS", 30))
 # A job may take its worker down this many times more than it may fail, before it is a poison job.

@@ -1,6 +1,7 @@
 from celery import current_app
 from celery.signals import worker_shutting_down
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 
 
 class JobsConfig(AppConfig):
@@ -9,9 +10,10 @@ class JobsConfig(AppConfig):
     verbose_name = "Jobs"
 
     def ready(self) -> None:
-        from apps.jobs import connections, lease
+        from apps.jobs import connections, lease, schedule
 
         connections.keep(current_app._get_current_object())
         worker_shutting_down.connect(lease.begin_shutdown)
+        post_migrate.connect(schedule.ensure_schedule, sender=self)
         # Without this a plain Django process (the relay, the admin) has an empty task registry.
         current_app.autodiscover_tasks(["tasks"], related_name=None, force=True)

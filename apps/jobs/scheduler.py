@@ -1,0 +1,211 @@
+"""Beat: starts periodic tasks, each tick once, however many beats there are.
+
+Problem. Two beats run everything twice; one beat is down some day, and nobody knows what it missed. Celery's beat
+sends a task first and notes so later, so a crash in between repeats it; a slow run is overtaken by the next one.
+
+Guarantee. A tick is one transaction: the job is recorded in it, and the schedule's last run is set. It begins with a
+lock on the schedule's row and decides on what stands there, so even two leaders make one job; the job's id is made of
+schedule and due time, too. If a beat dies, another one takes over within two seconds. What was missed while none was
+up, or while PostgreSQL was away, follows the schedule's `SchedulePolicy`: run once for all, or skip. A tick is skipped
+while the job of the last one is live, if the policy says so. An error of one schedule is its own: a dead letter, if it
+cannot become a job, and a later try, if its queue is full or the broker of a `durable=False` task is away.
+
+Not guaranteed. A `durable=False` task is published before the commit, so a beat killed right there publishes it again;
+it has no row, so it does not count as live. In a time zone that puts its clocks back, a crontab runs in the first of
+the two equal hours; use UTC, as config/schedule.py does, or an interval for what may not pause.
+"""
+
+import logging
+from datetime import datetime
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from celery.exceptions import QueueNotFound
+from django.db import connection, transaction
+from django.db.models import F, QuerySet
+from django.utils import timezone
+from django_celery_beat.models import PeriodicTask
+from django_celery_beat.schedulers import DatabaseScheduler, ModelEntry
+from kombu.exceptions import OperationalError as BrokerError
+
+from apps.jobs import connections, ledger, sensitive
+from apps.jobs.backpressure import QueueFull
+from apps.jobs.failures import Failure, Kind
+from apps.jobs.leader import Leadership
+from apps.jobs.models import DeadLetter, Job, SchedulePolicy
+from apps.jobs.ticks import latest_tick, next_tick
+
+logger = logging.getLogger(__name__)
+
+# How often a beat that does not lead, or has no database, tries again: this is the time a take-over takes.
+STANDBY_EVERY = 1.0
+# A full queue, or a broker that is away, is asked again after this many seconds.
+PUT_OFF = 5.0
+# What a person can get wrong in the admin, so that the schedule, or its job, cannot be made.
+UNUSABLE = (TypeError, ValueError, ArithmeticError, AttributeError, QueueNotFound)
+KINDS_OF_SCHEDULE = ("interval", "crontab", "solar", "clocked")
+
+
+class LedgerScheduler(DatabaseScheduler):
+    # Celery's own is connected to the broker before each tick, for as long as that takes. Jobs need no broker.
+    producer = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.leadership = Leadership("nightshift.beat")
+        self.database_is_away = False
+        super().__init__(*args, **kwargs)
+        broker = self.app.connection_for_write()
+        self.broker_errors = (BrokerError, *broker.connection_errors, *broker.channel_errors)
+
+    def setup_schedule(self) -> None:
+        """Not yet: the schedule is read when this beat leads, and the database may be away now."""
+
+    def enabled_models_qs(self) -> "QuerySet[PeriodicTask]":
+        """All of them. The parent leaves out crontabs of other hours, and so forgets what was missed."""
+        return PeriodicTask.objects.enabled().select_related(*KINDS_OF_SCHEDULE)
+
+    def all_as_schedule(self) -> dict[str, ModelEntry]:
+        entries = {}
+        for model in self.enabled_models():
+            try:
+                entries[model.name] = self.Entry(model, app=self.app)
+            except UNUSABLE:
+                logger.exception("The schedule %r cannot be read", model.name)
+        return entries
+
+    def tick(self, *_: Any, **__: Any) -> float:
+        """Run what is due, if this beat leads. Returns in how many seconds it wants to be called again."""
+        try:
+            return self._run_due() if self._leads() else STANDBY_EVERY
+        except connections.LOST as exc:
+            self._lost_database(exc)
+            return STANDBY_EVERY
+
+    def _leads(self) -> bool:
+        was_leading, was_away = self.leadership.is_held, self.database_is_away
+        leads = self.leadership.hold()
+        self.database_is_away = False
+        if leads and not was_leading:
+            logger.info("This beat leads")
+            self._initial_read = True  # others have run the schedule since we read it
+        elif was_away:
+            logger.info("The database is back, and another beat leads")
+        return leads
+
+    def _lost_database(self, exc: Exception) -> None:
+        if not self.database_is_away:
+            logger.warning("The database is away, nothing is started: %s", str(exc).strip())
+        self.database_is_away = True
+        self.leadership.give_up()
+        connection.close()
+
+    def _run_due(self) -> float:
+        waits = [self._attend(entry) for entry in list(self.schedule.values())]
+        return max(0.0, min([self.max_interval, *waits]))
+
+    def _attend(self, entry: ModelEntry) -> float:
+        """Run this schedule if it is due. Returns in how many seconds to look at it again."""
+        now = timezone.now()
+        try:
+            due = next_tick(entry.model)
+            if due is not None and due <= now:
+                due = self.run(entry, now)
+        except (QueueFull, *self.broker_errors) as exc:
+            logger.warning("The schedule %r is put off: %s", entry.name, exc)
+            return PUT_OFF
+        except UNUSABLE:
+            logger.exception("The schedule %r cannot be used", entry.name)
+            return float(self.max_interval)
+        return float(self.max_interval) if due is None else (due - now).total_seconds()
+
+    def run(self, entry: ModelEntry, now: datetime) -> datetime | None:
+        """One tick, in one transaction: start the job or skip it, and note so. Returns when the next one is due."""
+        with transaction.atomic():
+            model = self.enabled_models_qs().select_for_update(of=("self",)).filter(pk=entry.model.pk).first()
+            due = model and next_tick(model)
+            if due is None or due > now:
+                self._initial_read = True  # another beat was quicker, or someone has edited it: read it again
+                return due
+            self._run_locked(model, due, now)
+        entry.model = model
+        return next_tick(model)
+
+    def _run_locked(self, model: PeriodicTask, due: datetime, now: datetime) -> None:
+        policy = SchedulePolicy.objects.filter(schedule=model).first() or SchedulePolicy(schedule=model)
+        latest = latest_tick(model.schedule, due, now, now - policy.late_after)
+        why_not = _why_not(policy, latest, now)
+        if why_not:
+            logger.info("The schedule %r skips its tick of %s: %s", model.name, due, why_not)
+        else:
+            job_id = self._start(model, due)
+            SchedulePolicy.objects.update_or_create(schedule=model, defaults={"last_job_id": job_id})
+        self._note(model, latest if model.interval else now, ran=not why_not)
+
+    def _note(self, model: PeriodicTask, at: datetime, *, ran: bool) -> None:
+        """By UPDATE: `save()` would write back what someone has edited since, and count as an edit itself."""
+        model.last_run_at = at
+        values: dict[str, Any] = {"last_run_at": at, "total_run_count": F("total_run_count") + int(ran)}
+        if model.one_off or model.clocked:
+            self._initial_read = True
+            values = {"enabled": False, "last_run_at": None}  # it runs once more if it is enabled again
+        PeriodicTask.objects.filter(pk=model.pk).update(**values)
+
+    def _start(self, model: PeriodicTask, due: datetime) -> UUID:
+        """The job of this tick. One that cannot be made becomes a dead letter, and the schedule goes on."""
+        job_id = uuid5(NAMESPACE_URL, f"nightshift:schedule:{model.name}:{due.isoformat()}")
+        entry = self.Entry(model, app=self.app)
+        entry.options["headers"]["celery_beat_task"] = True  # as Celery's beat marks its own
+        logger.info("The schedule %r starts %s[%s]", entry.name, entry.task, job_id)
+        try:
+            with transaction.atomic():
+                return self._record(entry, job_id)
+        except UNUSABLE as exc:
+            logger.exception("The schedule %r cannot start %s", entry.name, entry.task)
+            self._bury(entry, job_id, exc)
+            return job_id
+
+    def _record(self, entry: ModelEntry, job_id: UUID) -> UUID:
+        task = self.app.tasks.get(entry.task)
+        if task is None:
+            return self._record_unknown(entry, job_id)
+        result = task.apply_async(entry.args, entry.kwargs, task_id=str(job_id), **entry.options)
+        return UUID(result.id)  # of a task with `unique`, perhaps the job that is there already
+
+    def _record_unknown(self, entry: ModelEntry, job_id: UUID) -> UUID:
+        """Newer code may know it: the workers find out, within the ledger's grace, and then bury it."""
+        asked = {name: entry.options[name] for name in ("queue", "routing_key") if entry.options.get(name)}
+        queue = self.app.amqp.router.route(asked, entry.task, entry.args, entry.kwargs)["queue"]
+        options = {"headers": entry.options["headers"]}
+        [recorded] = ledger.record(
+            [ledger.NewJob(entry.task, entry.args, entry.kwargs, queue.name, id=job_id, options=options)]
+        )
+        return recorded.id
+
+    def _bury(self, entry: ModelEntry, job_id: UUID, exc: Exception) -> None:
+        failure = Failure.of(exc, kind=Kind.WRONG_ARGUMENTS if isinstance(exc, TypeError) else None)
+        secret = getattr(self.app.tasks.get(entry.task), "sensitive", ())
+        letter = DeadLetter(
+            job_id=job_id,
+            task=entry.task,
+            args=entry.args,
+            kwargs=sensitive.seal(entry.kwargs, secret),
+            queue=entry.options.get("queue") or "",
+            **failure.as_letter(entry.task),
+        )
+        DeadLetter.objects.bulk_create([letter], ignore_conflicts=True)
+
+    def close(self) -> None:
+        super().close()
+        self.leadership.give_up()
+
+
+def _why_not(policy: SchedulePolicy, latest: datetime, now: datetime) -> str | None:
+    if policy.missed == SchedulePolicy.Missed.SKIP and now - latest > policy.late_after:
+        return f"it was missed by {now - latest}"
+    if policy.overlap == SchedulePolicy.Overlap.SKIP and _is_live(policy.last_job_id):
+        return f"the last run, {policy.last_job_id}, is not over"
+    return None
+
+
+def _is_live(job_id: UUID | None) -> bool:
+    return job_id is not None and Job.objects.filter(pk=job_id, state__in=Job.LIVE).exists()
