@@ -41,7 +41,8 @@ class StripeRequest(models.Model):
 
     def renew_key(self) -> None:
         """Only the first of several workers that saw the same key spent renews it."""
-        type(self).objects.filter(pk=self.pk, spent_keys=self.spent_keys).update(spent_keys=F("spent_keys") + 1)
+        same_key = type(self)._default_manager.filter(pk=self.pk, spent_keys=self.spent_keys)  # noqa: SLF001 (documented)
+        same_key.update(spent_keys=F("spent_keys") + 1)
 
 
 class Charge(StripeRequest):

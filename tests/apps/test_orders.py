@@ -1,0 +1,227 @@
+"""Placing orders: one form, one order, one job; and who may."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.test import Client
+from django.urls import reverse
+
+import tasks
+from apps.catalog.models import Product
+from apps.jobs.models import Job
+from apps.orders.models import Customer, Order
+from apps.orders.services import CannotCancel, CannotPlaceOrder, cancel_order, place_order
+from apps.payments.models import Charge
+from tests.shop import a_customer, a_product
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def mug() -> Product:
+    return a_product()
+
+
+@pytest.fixture
+def ada(client: Client) -> Customer:
+    customer = a_customer("ada")
+    client.force_login(customer.user)
+    return customer
+
+
+def form(buyer: Customer, **changed: Any) -> dict[str, Any]:
+    return {"customer": buyer.pk, "request_key": "k-1", "sku": ["NS-0001"], "quantity": ["2"]} | changed
+
+
+def place(client: Client, data: Mapping[str, Any]) -> Any:
+    return client.post(reverse("orders:place"), data)
+
+
+def charged(order: Order, status: str) -> Charge:
+    return order.charges.create(number=1, amount_minor=order.total_minor, currency=order.currency, status=status)
+
+
+def test_an_order_adds_up_in_minor_units_and_keeps_its_currency(ada: Customer, mug: Product) -> None:
+    a_product("NS-0002", price_minor=99)
+    order = place_order(ada, {"NS-0001": 2, "NS-0002": 3})
+    assert (order.total_minor, order.currency, order.total) == (3197, "eur", "31.97 EUR")
+
+
+def test_a_later_price_does_not_change_an_order(ada: Customer, mug: Product) -> None:
+    order = place_order(ada, {"NS-0001": 1})
+    Product.objects.update(price_minor=1)
+    assert order.lines.get().amount == "14.50 EUR"
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ({}, "at least one product"),
+        ({"NS-0001": 0}, "between 1 and 100"),
+        ({"NS-0001": 101}, "between 1 and 100"),
+        ({"NS-9999": 1}, "We do not sell NS-9999"),
+        ({"NS-0001": 1, "US-0001": 1}, "cannot mix currencies"),
+    ],
+)
+def test_what_is_not_an_order_is_refused_with_a_sentence(
+    ada: Customer, mug: Product, lines: dict[str, int], sentence: str
+) -> None:
+    a_product("US-0001", currency="usd")
+    with pytest.raises(CannotPlaceOrder, match=sentence):
+        place_order(ada, lines)
+    assert not Order.objects.exists()
+
+
+def test_a_product_that_is_no_longer_sold_cannot_be_ordered(ada: Customer, mug: Product) -> None:
+    Product.objects.update(active=False)
+    with pytest.raises(CannotPlaceOrder, match="We do not sell"):
+        place_order(ada, {"NS-0001": 1})
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_requests_with_one_key_that_race_give_one_order(
+    ada: Customer, mug: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = place_order(ada, {"NS-0001": 1}, request_key="k-1")
+    looked_up = iter([None, first])
+    monkeypatch.setattr("apps.orders.services._order_of_request", lambda _: next(looked_up))
+    with transaction.atomic():
+        assert place_order(ada, {"NS-0001": 1}, request_key="k-1") == first
+
+
+def test_placing_an_order_starts_its_charge_in_the_same_breath(client: Client, ada: Customer, mug: Product) -> None:
+    response = place(client, form(ada))
+    order = Order.objects.get()
+    assert (response.status_code, response["Location"]) == (302, reverse("orders:detail", args=[order.pk]))
+    job = Job.objects.get(pk=str(order.charge_job))
+    assert (job.task, job.kwargs, job.queue) == (tasks.charge_customer.name, {"order_id": order.pk}, "io")
+
+
+def test_an_order_whose_job_cannot_be_recorded_does_not_exist(
+    client: Client, ada: Customer, mug: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks.charge_customer, "delay", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        place(client, form(ada))
+    assert not Order.objects.exists()
+
+
+def test_the_same_form_twice_is_one_order_with_one_job(client: Client, ada: Customer, mug: Product) -> None:
+    assert place(client, form(ada))["Location"] == place(client, form(ada))["Location"]
+    assert (Order.objects.count(), Job.objects.count()) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"customer": ""},
+        {"customer": "abc"},
+        {"customer": "999999999999999999999999"},
+        {"customer": "\x00"},
+        {"request_key": ""},
+        {"request_key": "x" * 65},
+        {"request_key": "a\x00b"},
+        {"sku": []},
+        {"sku": ["NS-0001", "NS-0001"]},
+        {"sku": ["NS-\x00"]},
+        {"sku": ["x" * 41]},
+        {"sku": ["NS-0001"] * 51, "quantity": ["1"] * 51},
+        {"quantity": ["0"]},
+        {"quantity": ["-1"]},
+        {"quantity": ["two"]},
+        {"quantity": ["1e400"]},
+        {"quantity": ["99999999999999999999"]},
+        {"sku": ["NS-0001", "NS-0001"], "quantity": ["60", "60"]},
+    ],
+)
+def test_a_form_that_makes_no_sense_is_answered_with_422(
+    client: Client, ada: Customer, mug: Product, wrong: dict[str, Any]
+) -> None:
+    assert place(client, form(ada, **wrong)).status_code == 422
+    assert (Order.objects.count(), Job.objects.count()) == (0, 0)
+
+
+def test_empty_lines_of_the_form_are_not_meant(client: Client, ada: Customer, mug: Product) -> None:
+    place(client, form(ada, sku=["", "NS-0001", " "], quantity=["1", "2", "1"]))
+    assert Order.objects.get().lines.get().quantity == 2
+
+
+def test_only_staff_place_orders(client: Client, ada: Customer, mug: Product) -> None:
+    User.objects.update(is_staff=False)
+    assert place(client, form(ada)).status_code == 403
+    client.logout()
+    assert place(client, form(ada)).status_code == 302
+    assert not Order.objects.exists()
+
+
+@pytest.mark.parametrize("name", ["charge-again", "refund", "cancel"])
+def test_only_staff_change_orders_and_only_by_post(client: Client, ada: Customer, mug: Product, name: str) -> None:
+    order = place_order(ada, {"NS-0001": 1})
+    address = reverse(f"orders:{name}", args=[order.pk])
+    assert client.get(address).status_code == 405
+    assert client.post(reverse(f"orders:{name}", args=[order.pk + 1])).status_code == 404
+    User.objects.update(is_staff=False)
+    assert client.post(address).status_code == 403
+
+
+def test_an_order_is_placed_with_a_csrf_token_only(ada: Customer, mug: Product) -> None:
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(ada.user)
+    assert place(strict, form(ada)).status_code == 403
+
+
+def test_a_customer_sees_own_orders_only(client: Client, ada: Customer, mug: Product) -> None:
+    own, other = place_order(ada, {"NS-0001": 1}), place_order(a_customer("bert"), {"NS-0001": 1})
+    User.objects.update(is_staff=False)
+    page = client.get(reverse("orders:list")).content.decode()
+    assert own.number in page
+    assert other.number not in page
+    assert client.get(reverse("orders:detail", args=[own.pk])).status_code == 200
+    assert client.get(reverse("orders:detail", args=[other.pk])).status_code == 404
+
+
+@pytest.mark.parametrize("status", ["recorded", "succeeded", "declined", "unknown"])
+def test_the_pages_show_an_order_in_every_state_of_its_charge(
+    client: Client, ada: Customer, mug: Product, status: str
+) -> None:
+    place(client, form(ada))
+    charged(Order.objects.get(), status)
+    for address in ("list", "place"):
+        assert client.get(reverse(f"orders:{address}"), {"page": "\x00"}).status_code == 200
+    page = client.get(reverse("orders:detail", args=[Order.objects.get().pk]))
+    assert Charge.Status(status).label in page.content.decode()
+
+
+def test_a_declined_order_is_charged_again_by_a_new_job(client: Client, ada: Customer, mug: Product) -> None:
+    place(client, form(ada))
+    order = Order.objects.get()
+    charged(order, "declined")
+    Order.objects.update(status="declined")
+    Job.objects.all().delete()
+    assert client.post(reverse("orders:charge-again", args=[order.pk])).status_code == 302
+    assert Job.objects.get().kwargs == {"order_id": order.pk}
+    assert client.post(reverse("orders:charge-again", args=[order.pk])).status_code == 409
+
+
+def test_a_refund_is_recorded_with_its_job_and_only_once(client: Client, ada: Customer, mug: Product) -> None:
+    order = place_order(ada, {"NS-0001": 1})
+    address = reverse("orders:refund", args=[order.pk])
+    assert client.post(address).status_code == 409
+    charge = charged(order, "recorded")
+    assert client.post(address).status_code == 409
+    Charge.objects.update(status="succeeded")
+    for _ in range(2):
+        assert client.post(address).status_code == 302
+    assert Job.objects.get().kwargs == {"charge_id": charge.pk}
+
+
+def test_an_order_is_cancelled_only_while_no_money_is_on_its_way(client: Client, ada: Customer, mug: Product) -> None:
+    untouched, being_charged = place_order(ada, {"NS-0001": 1}), place_order(ada, {"NS-0001": 1})
+    charged(being_charged, "recorded")
+    assert cancel_order(untouched.pk).status == "cancelled"
+    with pytest.raises(CannotCancel, match="is placed and being charged"):
+        cancel_order(being_charged.pk)
+    assert client.post(reverse("orders:cancel", args=[being_charged.pk])).status_code == 409

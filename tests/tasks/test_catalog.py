@@ -1,0 +1,124 @@
+"""Pushing to the supplier, and pulling from it page by page."""
+
+from typing import Any
+
+import pytest
+from django.db import transaction
+
+import tasks
+from apps.catalog import changes
+from apps.catalog.client import Page, SupplierRefused
+from apps.catalog.models import SupplierChange, SupplierCursor
+from apps.jobs.models import Job
+from apps.sandbox.client import Sandbox
+from tests.shop import a_product
+
+# With real commits, because what a killed process leaves behind is what is tested.
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def changes_pulled() -> int:
+    return SupplierChange.objects.count()
+
+
+def jobs_for_changes() -> int:
+    return Job.objects.filter(task=tasks.apply_supplier_change.name).count()
+
+
+def pull() -> None:
+    tasks.sync_external_data.apply(throw=True)
+
+
+def test_a_pull_reads_every_page_and_starts_one_job_for_each_change(sandbox: Sandbox) -> None:
+    pull()
+    assert changes_pulled() == jobs_for_changes() == 120
+    assert SupplierCursor.objects.get().value == "120"
+
+
+def test_a_second_pull_finds_only_what_is_new(sandbox: Sandbox) -> None:
+    pull()
+    sandbox.publish_changes(7)
+    pull()
+    assert changes_pulled() == jobs_for_changes() == 127
+
+
+@pytest.mark.parametrize("step", ["bulk_create", "delay_many"])
+def test_a_pull_killed_between_a_page_and_its_cursor_loses_and_repeats_nothing(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    owner: Any = SupplierChange.objects if step == "bulk_create" else tasks.apply_supplier_change
+    finish = getattr(owner, step)
+    pages = iter([True, False])
+
+    def killed_at_the_second_page(*args: Any, **kwargs: Any) -> Any:
+        done = finish(*args, **kwargs)
+        if next(pages):
+            return done
+        raise Killed
+
+    with monkeypatch.context() as killing:
+        killing.setattr(owner, step, killed_at_the_second_page)
+        with pytest.raises(Killed):
+            pull()
+    assert changes_pulled() == jobs_for_changes() == 50
+    pull()
+    assert changes_pulled() == jobs_for_changes() == 120
+    assert SupplierChange.objects.values("version").distinct().count() == 120
+
+
+def test_two_pulls_at_once_save_each_change_once(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, others = changes.save_page, iter([True])
+
+    def save_after_another_worker(page: Page) -> list[int]:
+        if next(others, False):
+            with transaction.atomic():
+                save(page)
+        return save(page)
+
+    monkeypatch.setattr(changes, "save_page", save_after_another_worker)
+    pull()
+    assert changes_pulled() == 120
+
+
+def test_a_supplier_that_fails_in_the_middle_is_asked_again_from_the_saved_page(sandbox: Sandbox) -> None:
+    sandbox.fault("supplier", "error", count=1, matching="/changes")
+    assert tasks.sync_external_data.apply().state == "SUCCESS"
+    assert changes_pulled() == 120
+
+
+def test_a_refused_product_is_permanent_without_a_retry(sandbox: Sandbox) -> None:
+    result = tasks.sync_to_external_api.apply(kwargs={"record_id": a_product("BAD-0001").pk})
+    assert isinstance(result.result, SupplierRefused)
+    assert sandbox.counts()["asked"]["supplier"] == {"products.put": 1}
+
+
+def test_a_rate_limit_costs_no_retry_and_asks_only_once(sandbox: Sandbox) -> None:
+    sandbox.fault("supplier", "rate_limit", retry_after=30)
+    result = tasks.sync_to_external_api.apply(kwargs={"record_id": a_product().pk})
+    assert result.state == "IGNORED"
+    assert sandbox.counts()["asked"]["supplier"] == {"products.put": 1}
+
+
+def test_a_product_pushed_twice_is_one_product(sandbox: Sandbox) -> None:
+    product = a_product()
+    for _ in range(2):
+        tasks.sync_to_external_api.apply(kwargs={"record_id": product.pk}, throw=True)
+    assert list(sandbox.products()) == ["NS-0001"]
+
+
+def test_a_change_applied_twice_has_the_effects_of_one(sandbox: Sandbox) -> None:
+    pull()
+    change = SupplierChange.objects.order_by("version").first()
+    assert change is not None
+    for _ in range(2):
+        tasks.apply_supplier_change.apply(kwargs={"change_id": change.pk}, throw=True)
+    change.refresh_from_db()
+    assert change.applied_at is not None
+
+
+def test_the_limit_of_ten_a_minute_is_celerys_own() -> None:
+    assert tasks.call_external_api.rate_limit == "10/m"
