@@ -7,8 +7,8 @@ from django.http import HttpRequest
 class RecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """For rows that say what happened: they can be looked at and deleted, not invented or rewritten."""
 
-    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
+    def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

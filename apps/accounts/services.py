@@ -33,4 +33,4 @@ def forget_old_sessions(now: datetime) -> int:
 def _link(user: User) -> str:
     uid = urlsafe_base64_encode(force_bytes(user.pk))
     token = default_token_generator.make_token(user)
-    return settings.SITE_URL + reverse("password_reset_confirm", args=(uid, token))
+    return f"{settings.SITE_URL}{reverse('password_reset_confirm', args=(uid, token))}"

@@ -9,7 +9,8 @@ from apps.reports.models import Report
 
 # A year and a day: more is a job for a data warehouse.
 LONGEST_DAYS = 366
-DATE = forms.DateInput(attrs={"type": "date"})
+# The one format that a date field of HTML takes, whatever the language.
+DATE = forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"})
 
 
 class AwareDateTimeField(forms.CharField):

@@ -5,6 +5,7 @@ from django.db import models
 from django.db.models import F, Q
 
 from apps.catalog.money import formatted
+from apps.jobs.ids import uuid7
 from apps.uploads import bucket
 
 
@@ -31,7 +32,7 @@ class Report(models.Model):
     xlsx_key = models.CharField(max_length=100, unique=True, default=new_xlsx_key)
     totals = models.JSONField(default=dict, blank=True, help_text="Minor units sold, by currency; and pieces")
     created_at = models.DateTimeField(auto_now_add=True)
-    job_id = models.UUIDField(null=True, editable=False)
+    job_id = models.UUIDField(default=uuid7, editable=False)
 
     class Meta:
         ordering = ("-created_at",)

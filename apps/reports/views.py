@@ -82,8 +82,7 @@ def _start(report: Report, send_at: datetime | None) -> None:
     """Save a report together with its jobs, or none of them."""
     with transaction.atomic():
         report.save()
-        report.job_id = tasks.generate_report.delay(report_id=report.pk).id
-        report.save(update_fields=["job_id"])
+        tasks.generate_report.apply_async(kwargs={"report_id": report.pk}, task_id=str(report.job_id))
         if send_at is not None:
             tasks.send_report.apply_async(kwargs={"report_id": report.pk}, eta=send_at)
 

@@ -112,13 +112,16 @@ def _translated(key: str) -> Iterator[None]:
     except (boto.ConnectionError, boto.HTTPClientError, boto.IncompleteReadError) as error:
         raise BucketUnavailable(f"The file store cannot be reached: {error}") from error
     except boto.ClientError as error:
-        raise _meaning(error, key) from error
+        meaning = _meaning(error, key)
+        if meaning is None:
+            raise
+        raise meaning from error
 
 
-def _meaning(error: boto.ClientError, key: str) -> Exception:
+def _meaning(error: boto.ClientError, key: str) -> Exception | None:
     code = error.response["Error"]["Code"]
     if code in BUSY or error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
         return BucketUnavailable(f"The file store is busy ({code}).")
     if code in MISSING:
         return FileMissing(f"The file {key} is not in the store (any more).")
-    return error
+    return None

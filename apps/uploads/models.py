@@ -1,6 +1,7 @@
 from django.conf import settings
 from django.db import models
 
+from apps.jobs.ids import uuid7
 from apps.uploads import bucket
 
 
@@ -33,7 +34,7 @@ class Upload(models.Model):
     row_errors = models.JSONField(default=list, blank=True)
     reason = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
-    job_id = models.UUIDField(null=True, editable=False)
+    job_id = models.UUIDField(default=uuid7, editable=False)
 
     class Meta:
         ordering = ("-created_at",)

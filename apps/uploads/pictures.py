@@ -50,7 +50,9 @@ def _thumbnail(content: bytes, side: int) -> bytes:
 
 
 def _too_large() -> UploadRejected:
-    return UploadRejected(f"This picture has more than {MAX_PIXELS // 1_000_000} million pixels. Please make it smaller.")
+    return UploadRejected(
+        f"This picture has more than {MAX_PIXELS // 1_000_000} million pixels. Please make it smaller."
+    )
 
 
 def _as_webp(picture: Image.Image) -> bytes:

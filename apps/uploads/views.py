@@ -95,5 +95,4 @@ def start(upload: Upload) -> None:
     task = tasks.batch_import_products if is_long_list else tasks.process_upload
     with transaction.atomic():
         upload.save()
-        upload.job_id = task.delay(upload_id=upload.pk).id
-        upload.save(update_fields=["job_id"])
+        task.apply_async(kwargs={"upload_id": upload.pk}, task_id=str(upload.job_id))

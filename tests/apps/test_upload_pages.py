@@ -1,9 +1,10 @@
 """The upload form and pages: what is refused at the door, who may look, and that a file and its job are one thing."""
 
+from typing import Any
+
 import pytest
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
 from pytest_django import Settings
@@ -27,11 +28,11 @@ def ada(client: Client) -> User:
     return user
 
 
-def post(client: Client, name: str, content: bytes, content_type: str) -> HttpResponse:
+def post(client: Client, name: str, content: bytes, content_type: str) -> Any:
     return client.post(reverse("uploads:new"), {"file": SimpleUploadedFile(name, content, content_type)})
 
 
-def post_sample(client: Client, name: str) -> HttpResponse:
+def post_sample(client: Client, name: str) -> Any:
     return post(client, name, (SAMPLES / name).read_bytes(), CONTENT_TYPES[name.rpartition(".")[2]])
 
 

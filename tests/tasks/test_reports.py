@@ -27,7 +27,8 @@ def test_a_report_whose_message_comes_twice_is_written_once_with_its_progress(re
     report.refresh_from_db()
     job = bench.job(result)
     assert report.is_ready
-    assert (job.attempts, job.progress["done"], job.progress["total"]) == (1, 31, 31)
+    progress = job.progress or {}
+    assert (job.attempts, progress["done"], progress["total"]) == (1, 31, 31)
 
 
 def test_a_mail_that_is_due_before_its_report_comes_back_without_a_retry(report: Report, bench: Bench) -> None:

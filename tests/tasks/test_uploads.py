@@ -49,7 +49,8 @@ def test_an_upload_delivered_twice_is_imported_once_and_reports_its_progress(ada
     bench.deliver(message)
     assert state_of(upload) == ("done", 7, 1)
     job = bench.job(result)
-    assert (job.attempts, job.progress["done"], job.progress["total"]) == (1, 8, 8)
+    progress = job.progress or {}
+    assert (job.attempts, progress["done"], progress["total"]) == (1, 8, 8)
 
 
 def test_a_store_that_is_away_is_tried_again_and_the_file_is_imported_when_it_returns(
