@@ -75,7 +75,7 @@ def counts(store: Store) -> dict[str, Any]:
 @control.get("/_/charges/<order_id>")
 def show_charges(order_id: str) -> Response:
     """The charges that succeeded for one order, the newest first."""
-    return jsonify(world().store.find("charge", metadata__order_id=order_id, status="succeeded"))
+    return jsonify(world().store.find("charge", {"metadata.order_id": order_id, "status": "succeeded"}))
 
 
 @control.get("/_/events")

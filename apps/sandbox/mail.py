@@ -52,7 +52,8 @@ class Mailbox:
 
 
 def _readable(content: bytes) -> dict[str, Any]:
-    message = message_from_bytes(content, policy=policy.default)
+    # On the wire a line ends in two characters.
+    message = message_from_bytes(content.replace(b"\r\n", b"\n"), policy=policy.default)
     text, html = message.get_body(("plain",)), message.get_body(("html",))
     return {
         "subject": str(message.get("Subject", "")),
@@ -74,10 +75,10 @@ class Postmaster:
     async def handle_RCPT(  # noqa: N802 (aiosmtpd's names and arguments)
         self,
         server: SMTP,
-        session: Session,  # noqa: ARG002
+        session: Session,
         envelope: Envelope,
         address: str,
-        rcpt_options: list[str],  # noqa: ARG002
+        rcpt_options: list[str],
     ) -> str:
         self._store.count("asked", "mail", "recipients")
         if address.lower().endswith(NOBODY):
@@ -100,21 +101,27 @@ class Postmaster:
         if trouble.has(Mode.HANG):
             await self._wait(trouble.fault.hold)
         if trouble.has(Mode.DOWN):
-            server.transport.abort()
+            _hang_up(server)
         return {Mode.DOWN: TRY_LATER, Mode.ERROR: TRY_LATER, Mode.RATE_LIMIT: TOO_MANY}.get(trouble.fault.mode)
 
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: ARG002, N802
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         content = envelope.original_content or b""
         self._mailbox.keep(envelope.mail_from or "", envelope.rcpt_tos, content)
         self._store.count("asked", "mail", "messages")
         trouble = self._later.pop(envelope, Trouble())
         if trouble.has(Mode.CUT):
-            server.transport.abort()
+            _hang_up(server)
         return TRY_LATER if trouble.has(Mode.ERROR_AFTER) else TAKEN
 
     async def _wait(self, seconds: float) -> None:
         if seconds:
             await asyncio.to_thread(self._switchboard.wait, seconds)
+
+
+def _hang_up(server: SMTP) -> None:
+    """Close the connection; what is answered after this reaches nobody."""
+    if server.transport:
+        server.transport.close()
 
 
 class MailServer:

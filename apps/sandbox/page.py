@@ -14,10 +14,10 @@ page.before_request(refuse_strangers)
 TITLES = {"stripe": "Stripe", "supplier": "The supplier", "mail": "The mail server"}
 WORDS = {
     Mode.DOWN: "hangs up at once",
-    Mode.ERROR: "answers 500, does nothing",
-    Mode.RATE_LIMIT: "answers 429, come back later",
+    Mode.ERROR: "does nothing and says that it failed",
+    Mode.RATE_LIMIT: "says: too many, come back later",
     Mode.HANG: "holds the request",
-    Mode.ERROR_AFTER: "does the work, then answers 500",
+    Mode.ERROR_AFTER: "does the work, then says that it failed",
     Mode.CUT: "does the work, then hangs up",
     Mode.SLOW: "answers late",
 }

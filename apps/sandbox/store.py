@@ -9,7 +9,7 @@ import json
 import re
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,6 +18,7 @@ Document: TypeAlias = dict[str, Any]
 
 # The fields that the shop looks things up by; without an index a search reads every document.
 INDEXED = ("metadata.order_id", "customer", "payment_intent", "pending_webhooks")
+EVERY: Mapping[str, object] = {}
 
 
 class Store:
@@ -75,9 +76,9 @@ class Store:
         rows = self.rows("SELECT body FROM document WHERE kind = ? AND id = ?", kind, named)
         return json.loads(rows[0][0]) if rows else None
 
-    def find(self, kind: str, limit: int = -1, **where: object) -> list[Document]:
-        """The newest first. A field of a field is written with two underscores: `metadata__order_id="5"`."""
-        conditions = "".join(f" AND {_field(name.replace('__', '.'))} = ?" for name in where)
+    def find(self, kind: str, where: Mapping[str, object] = EVERY, limit: int = -1) -> list[Document]:
+        """The newest first. `where` names fields and their values: `{"metadata.order_id": "5"}`."""
+        conditions = "".join(f" AND {_field(name)} = ?" for name in where)
         rows = self.rows(
             # Only names that `_field` has checked get into the text.
             f"SELECT body FROM document WHERE kind = ?{conditions} ORDER BY seq DESC LIMIT ?",  # noqa: S608

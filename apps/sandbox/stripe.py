@@ -205,11 +205,13 @@ def _metadata() -> dict[str, str]:
     return {match[1]: value for match, value in fields if match}
 
 
-def _page(kind: str, url: str, **where: str) -> Document:
-    """One page of a list, the newest first, by Stripe's `limit`, `starting_after` and `created[gte]`."""
+def _page(kind: str, url: str, by: str) -> Document:
+    """One page, the newest first, by Stripe's `limit`, `starting_after`, `created[gte]` and the field `by`."""
+    _check_parameters(by, "created", "limit", "starting_after")
     limit = _limit()
+    where = {by: request.args[by]} if by in request.args else {}
     since = request.args.get("created[gte]", 0, type=int)
-    found = [document for document in world().store.find(kind, **where) if document["created"] >= since]
+    found = [document for document in world().store.find(kind, where) if document["created"] >= since]
     if after := request.args.get("starting_after"):
         ids = [document["id"] for document in found]
         found = found[ids.index(after) + 1 :] if after in ids else []
@@ -279,9 +281,7 @@ def retrieve_payment_intent(intent_id: str) -> Document:
 @stripe.get("/payment_intents")
 @endpoint("payment_intents.list")
 def list_payment_intents() -> Document:
-    _check_parameters("customer", "created", "limit", "starting_after")
-    customer = {"customer": request.args["customer"]} if "customer" in request.args else {}
-    return _page("payment_intent", "/v1/payment_intents", **customer)
+    return _page("payment_intent", "/v1/payment_intents", by="customer")
 
 
 @stripe.get("/payment_intents/search")
@@ -289,7 +289,7 @@ def list_payment_intents() -> Document:
 def search_payment_intents() -> Document:
     _check_parameters("query", "limit", "page")
     where = dict(_clause(clause) for clause in request.args.get("query", "").split(" AND "))
-    found = world().store.find("payment_intent", limit=_limit(), **where)
+    found = world().store.find("payment_intent", where, limit=_limit())
     return {
         "object": "search_result",
         "url": "/v1/payment_intents/search",
@@ -304,7 +304,7 @@ def _clause(clause: str) -> tuple[str, str]:
     match = re.fullmatch(r"""\s*(\w+)(?:\[['"](\w+)['"]\])?\s*:\s*['"]([^'"]*)['"]\s*""", clause)
     if not match:
         raise StripeError(400, f"We were unable to parse your search query: {clause}", param="query")
-    name = f"{match[1]}__{match[2]}" if match[2] else match[1]
+    name = f"{match[1]}.{match[2]}" if match[2] else match[1]
     return name, match[3]
 
 
@@ -376,9 +376,7 @@ def create_refund() -> Document:
 @stripe.get("/refunds")
 @endpoint("refunds.list")
 def list_refunds() -> Document:
-    _check_parameters("payment_intent", "limit", "starting_after")
-    intent = {"payment_intent": request.args["payment_intent"]} if "payment_intent" in request.args else {}
-    return _page("refund", "/v1/refunds", **intent)
+    return _page("refund", "/v1/refunds", by="payment_intent")
 
 
 @stripe.get("/refunds/<refund_id>")

@@ -63,7 +63,7 @@ class Webhooks:
 
     def send_due(self) -> int:
         """Send what is due once; return how many events the shop has accepted."""
-        pending = self._store.find("event", pending_webhooks=1)
+        pending = self._store.find("event", {"pending_webhooks": 1})
         return sum(self._send(event) for event in reversed(pending) if self._due_at(event) <= time.monotonic())
 
     def _due_at(self, event: Document) -> float:
@@ -71,7 +71,7 @@ class Webhooks:
 
     def _pause(self) -> float | None:
         """Seconds until the next try is due; None: nothing is, wait for an event."""
-        due = [self._due_at(event) for event in self._store.find("event", pending_webhooks=1)]
+        due = [self._due_at(event) for event in self._store.find("event", {"pending_webhooks": 1})]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _send(self, event: Document) -> bool:

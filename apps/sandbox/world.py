@@ -23,7 +23,7 @@ class World:
     webhook_secret: str
     webhook_url: str = ""  # empty: events are kept, and sent to nobody
     store: Store = field(default_factory=Store)
-    switchboard: Switchboard = field(default_factory=lambda: Switchboard(Random()))  # noqa: S311 (decides which request fails)
+    switchboard: Switchboard = field(default_factory=lambda: Switchboard(Random()))
     allowance: Allowance = field(default_factory=Allowance)
     mailbox: Mailbox = field(default_factory=Mailbox)
 

@@ -22,6 +22,7 @@ ORDER: "stripe.params.PaymentIntentCreateParams" = {
     "payment_method": "pm_card_visa",
     "metadata": {"order_id": "5"},
 }
+PAY: "stripe.params.PaymentIntentCreateParams" = {**ORDER, "confirm": True}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_an_intent_moves_money_when_it_is_confirmed_and_not_before(sandbox: Sand
 
 
 def test_a_paid_intent_is_not_paid_again_whatever_the_key(sandbox: Sandbox, shop: stripe.StripeClient) -> None:
-    intent = shop.v1.payment_intents.create({**ORDER, "confirm": True})
+    intent = shop.v1.payment_intents.create(PAY)
     with pytest.raises(stripe.InvalidRequestError) as refused:
         shop.v1.payment_intents.confirm(intent.id, {}, {"idempotency_key": "another"})
     assert refused.value.code == "payment_intent_unexpected_state"
@@ -174,7 +175,7 @@ def test_a_customer_can_be_made_and_read(shop: stripe.StripeClient) -> None:
 def test_money_is_given_back_in_parts_and_never_more_than_was_taken(
     sandbox: Sandbox, shop: stripe.StripeClient
 ) -> None:
-    intent = shop.v1.payment_intents.create({**ORDER, "confirm": True})
+    intent = shop.v1.payment_intents.create(PAY)
     first = shop.v1.refunds.create({"payment_intent": intent.id, "amount": 500})
     with pytest.raises(stripe.InvalidRequestError, match="greater than unrefunded amount"):
         shop.v1.refunds.create({"payment_intent": intent.id, "amount": 1500})
@@ -185,7 +186,7 @@ def test_money_is_given_back_in_parts_and_never_more_than_was_taken(
 
 
 def test_a_refunded_payment_is_not_refunded_again(shop: stripe.StripeClient) -> None:
-    intent = shop.v1.payment_intents.create({**ORDER, "confirm": True})
+    intent = shop.v1.payment_intents.create(PAY)
     shop.v1.refunds.create({"payment_intent": intent.id})
     with pytest.raises(stripe.InvalidRequestError) as refused:
         shop.v1.refunds.create({"payment_intent": intent.id})
@@ -202,9 +203,8 @@ def test_an_unpaid_intent_has_nothing_to_refund(shop: stripe.StripeClient) -> No
 
 
 def test_the_same_request_under_a_key_replays_the_first_answer(sandbox: Sandbox, shop: stripe.StripeClient) -> None:
-    paying = {**ORDER, "confirm": True}
-    first = shop.v1.payment_intents.create(paying, {"idempotency_key": "order-5"})
-    again = shop.v1.payment_intents.create(paying, {"idempotency_key": "order-5"})
+    first = shop.v1.payment_intents.create(PAY, {"idempotency_key": "order-5"})
+    again = shop.v1.payment_intents.create(PAY, {"idempotency_key": "order-5"})
     assert again.id == first.id
     assert again.last_response is not None
     assert again.last_response.headers["Idempotent-Replayed"] == "true"
@@ -233,7 +233,7 @@ def test_a_failure_after_the_work_is_replayed_and_the_work_can_be_found(
     sandbox.fault("stripe", "error_after", count=1)
     for _ in range(2):
         with pytest.raises(stripe.APIError) as failed:
-            shop.v1.payment_intents.create({**ORDER, "confirm": True}, {"idempotency_key": "order-5"})
+            shop.v1.payment_intents.create(PAY, {"idempotency_key": "order-5"})
     assert failed.value.http_status == 500
     assert (failed.value.headers or {})["Idempotent-Replayed"] == "true"
     found = shop.v1.payment_intents.search({"query": "metadata['order_id']:'5'"}).data
@@ -260,7 +260,7 @@ def test_a_second_request_is_a_conflict_while_the_first_is_in_flight(
     sandbox: Sandbox, shop: stripe.StripeClient
 ) -> None:
     def create() -> stripe.PaymentIntent:
-        return shop.v1.payment_intents.create({**ORDER, "confirm": True}, {"idempotency_key": "order-5"})
+        return shop.v1.payment_intents.create(PAY, {"idempotency_key": "order-5"})
 
     sandbox.fault("stripe", "hang", count=1)
     with ThreadPoolExecutor(1) as pool:
@@ -279,8 +279,7 @@ def test_a_second_request_is_a_conflict_while_the_first_is_in_flight(
 def test_twenty_requests_at_once_under_one_key_charge_once(sandbox: Sandbox) -> None:
     def create(_: int) -> str:
         try:
-            paying = {**ORDER, "confirm": True}
-            return client_of(sandbox).v1.payment_intents.create(paying, {"idempotency_key": "order-5"}).id
+            return client_of(sandbox).v1.payment_intents.create(PAY, {"idempotency_key": "order-5"}).id
         except stripe.APIError as error:
             return str(error.http_status)
 
@@ -299,11 +298,10 @@ def test_a_key_belongs_to_its_account(shop: stripe.StripeClient) -> None:
 def test_a_forgotten_key_charges_twice_so_a_late_replay_must_look_first(
     sandbox: Sandbox, shop: stripe.StripeClient
 ) -> None:
-    paying = {**ORDER, "confirm": True}
-    shop.v1.payment_intents.create(paying, {"idempotency_key": "order-5"})
+    shop.v1.payment_intents.create(PAY, {"idempotency_key": "order-5"})
     sandbox.expire_idempotency_keys()
     assert len(shop.v1.payment_intents.search({"query": "metadata['order_id']:'5'"}).data) == 1
-    shop.v1.payment_intents.create(paying, {"idempotency_key": "order-5"})
+    shop.v1.payment_intents.create(PAY, {"idempotency_key": "order-5"})
     assert sandbox.counts()["charges"]["5"] == {"succeeded": 2, "amount": 3998, "refunded": 0}
 
 
@@ -314,7 +312,7 @@ def test_a_request_that_timed_out_takes_effect_after_its_caller_has_left(sandbox
     impatient = client_of(sandbox, timeout=0.2)
     sandbox.fault("stripe", "hang", count=1)
     with pytest.raises(stripe.APIConnectionError):
-        impatient.v1.payment_intents.create({**ORDER, "confirm": True})
+        impatient.v1.payment_intents.create(PAY)
     assert sandbox.charges(5) == []
     sandbox.clear()
     wait_until(lambda: len(sandbox.charges(5)) == 1)
@@ -325,8 +323,8 @@ def test_a_connection_cut_in_the_answer_has_charged_and_the_key_tells_so(
 ) -> None:
     sandbox.fault("stripe", "cut", count=1)
     with pytest.raises(stripe.APIConnectionError):
-        shop.v1.payment_intents.create({**ORDER, "confirm": True}, {"idempotency_key": "order-5"})
-    again = shop.v1.payment_intents.create({**ORDER, "confirm": True}, {"idempotency_key": "order-5"})
+        shop.v1.payment_intents.create(PAY, {"idempotency_key": "order-5"})
+    again = shop.v1.payment_intents.create(PAY, {"idempotency_key": "order-5"})
     assert again.status == "succeeded"
     assert len(sandbox.charges(5)) == 1
 
@@ -355,19 +353,20 @@ class Receiver:
     def __init__(self) -> None:
         self.received: Queue[tuple[bytes, str]] = Queue()
         self.answers: Queue[int] = Queue()
-        self._server = make_server("127.0.0.1", 0, self._take, threaded=True)
+        self._server = make_server("127.0.0.1", 0, Request.application(self._take), threaded=True)
         self.url = f"http://127.0.0.1:{self._server.port}/webhooks/stripe/"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
 
-    @Request.application
     def _take(self, request: Request) -> Response:
         self.received.put((request.get_data(), request.headers["Stripe-Signature"]))
         return Response(status=self.answers.get_nowait() if self.answers.qsize() else 200)
 
     def next_event(self) -> stripe.Event:
         payload, signature = self.received.get(timeout=10)
-        return stripe.Webhook.construct_event(payload, signature, settings.STRIPE_WEBHOOK_SECRET)
+        secret = settings.STRIPE_WEBHOOK_SECRET
+        event: stripe.Event = stripe.Webhook.construct_event(payload, signature, secret)
+        return event
 
     def stop(self) -> None:
         self._server.shutdown()
@@ -385,7 +384,7 @@ def receiver(sandbox: Sandbox) -> Iterator[Receiver]:
 
 
 def test_the_sdk_accepts_the_signature_of_a_webhook(receiver: Receiver, shop: stripe.StripeClient) -> None:
-    intent = shop.v1.payment_intents.create({**ORDER, "confirm": True})
+    intent = shop.v1.payment_intents.create(PAY)
     shop.v1.refunds.create({"payment_intent": intent.id})
     events = [receiver.next_event() for _ in range(3)]
     assert [event.type for event in events] == ["payment_intent.created", "payment_intent.succeeded", "charge.refunded"]
@@ -417,8 +416,7 @@ def test_an_event_can_be_sent_twice(sandbox: Sandbox, receiver: Receiver, shop: 
 
 def test_charges_and_keys_outlive_the_process(tmp_path: Path) -> None:
     with running_sandbox(state=tmp_path / "state") as before:
-        paying = {**ORDER, "confirm": True}
-        first = client_of(before).v1.payment_intents.create(paying, {"idempotency_key": "order-5"})
+        first = client_of(before).v1.payment_intents.create(PAY, {"idempotency_key": "order-5"})
     with running_sandbox(state=tmp_path / "state") as after:
         assert len(after.charges(5)) == 1
-        assert client_of(after).v1.payment_intents.create(paying, {"idempotency_key": "order-5"}).id == first.id
+        assert client_of(after).v1.payment_intents.create(PAY, {"idempotency_key": "order-5"}).id == first.id
