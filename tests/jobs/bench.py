@@ -1,0 +1,67 @@
+"""A relay and a worker in this process, so that a test can look between any two of their steps."""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from celery import current_app
+from celery.app.trace import trace_task
+from celery.result import AsyncResult
+from django.conf import settings
+from kombu.utils.json import dumps, loads
+
+from apps.jobs import ledger
+from apps.jobs.models import DeadLetter, Job
+from apps.jobs.relay import as_message
+
+
+@dataclass(frozen=True)
+class Message:
+    """A task message as it lies in the broker: everything has been through JSON."""
+
+    headers: dict[str, Any]
+    body: str
+    queue: str
+
+
+class Bench:
+    """Does what the relay and a pool child do, with Celery's own tracer, one step at a time."""
+
+    def send(self) -> list[Message]:
+        """queued → sent, and the messages that a relay would publish."""
+        return [self._message(due) for due in ledger.take_due(settings.JOBS_QUEUES, 1_000)]
+
+    def _message(self, due: ledger.Due) -> Message:
+        message = as_message(current_app, due)
+        return Message(loads(dumps(message.headers)), dumps(message.body), due.queue)
+
+    def deliver(self, message: Message) -> None:
+        """Hand the message to a pool child."""
+        args, kwargs, embed = loads(message.body)
+        task_id = message.headers["id"]
+        request = {**message.headers, "args": args, "kwargs": kwargs, "is_eager": False, "hostname": "bench", **embed}
+        request["delivery_info"] = {"exchange": "", "routing_key": message.queue, "priority": None}
+        trace_task(current_app.tasks[message.headers["task"]], task_id, args, kwargs, request, app=current_app)
+
+    def run_due(self) -> int:
+        """One delivery of every job that is due now."""
+        messages = self.send()
+        for message in messages:
+            self.deliver(message)
+        return len(messages)
+
+    def run_all(self) -> None:
+        """Until nothing is left, without waiting for any countdown."""
+        while ledger.hurry(Job.objects.filter(state=Job.State.QUEUED).values_list("pk", flat=True)):
+            self.run_due()
+
+    def job(self, result: AsyncResult) -> Job:
+        return Job.objects.get(pk=result.id)
+
+    def letter(self, result: AsyncResult) -> DeadLetter:
+        return DeadLetter.objects.get(job_id=result.id)
+
+
+def claim(job_id: UUID, retries: int = 0) -> int:
+    """The token under which the job is ours."""
+    return ledger.claim({job_id: retries}, None)[job_id]
