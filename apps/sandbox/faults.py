@@ -12,11 +12,18 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
-
-Number = TypeVar("Number", int, float)
+from typing import Any
 
 PARTIES = ("stripe", "supplier", "mail")
+# What JSON or a form may say in numbers about a fault; what it leaves out, or empty, is as in `Fault`.
+NUMBERS: dict[str, Callable[[Any], Any]] = {
+    "rate": float,
+    "count": int,
+    "seconds": float,
+    "hold": float,
+    "retry_after": int,
+    "latency_ms": int,
+}
 
 
 class Mode(StrEnum):
@@ -55,18 +62,13 @@ class Fault:
         try:
             fault = cls(
                 mode=Mode(str(asked.get("mode", ""))),
-                rate=float(asked.get("rate") or 1.0),
-                count=_optional(int, asked.get("count")),
-                seconds=_optional(float, asked.get("seconds")),
                 matching=str(asked.get("matching") or ""),
-                hold=float(asked.get("hold") or 30.0),
-                retry_after=int(asked.get("retry_after") or 1),
-                latency_ms=int(asked.get("latency_ms") or 0),
+                **{name: kind(asked[name]) for name, kind in NUMBERS.items() if asked.get(name) not in (None, "")},
             )
         except (TypeError, ValueError) as error:
             raise ValueError(f"This is not a fault: {error}.") from error
-        if not 0 < fault.rate <= 1:
-            raise ValueError("A rate is a share of the requests: more than 0, at most 1.")
+        if not 0 <= fault.rate <= 1:
+            raise ValueError("A rate is a share of the requests, from 0 to 1.")
         return fault
 
     def describe(self) -> dict[str, Any]:
@@ -142,7 +144,3 @@ class Switchboard:
                 ]
                 for party in PARTIES
             }
-
-
-def _optional(kind: Callable[[Any], Number], value: Any) -> Number | None:
-    return None if value in (None, "") else kind(value)

@@ -36,7 +36,11 @@ class Server:
     def __init__(self, world: World, *, host: str = "127.0.0.1", port: int = 0, mail_port: int = 0) -> None:
         self._world = world
         self._http = _http_server(world, host, port)
-        self._mail = _mail_server(world, host, mail_port)
+        try:
+            self._mail = _mail_server(world, host, mail_port)
+        except PortTaken:
+            self._http.server_close()
+            raise
         self.url = f"http://{host}:{self._http.port}"
         self.mail_url = f"smtp://{host}:{self._mail.port}"
 

@@ -86,6 +86,11 @@ def test_one_party_fails_and_the_others_do_not(sandbox: Sandbox) -> None:
     assert (probe(sandbox), list(sandbox.faults()["supplier"])) == (500, [])
 
 
+def test_a_rate_of_nothing_hits_nothing(sandbox: Sandbox) -> None:
+    sandbox.fault("stripe", "error", rate=0)
+    assert [probe(sandbox) for _ in range(5)] == [401] * 5
+
+
 @pytest.mark.parametrize(
     "asked",
     [

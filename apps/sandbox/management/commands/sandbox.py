@@ -49,10 +49,11 @@ def _server(options: dict[str, Any]) -> Server:
         state.parent.mkdir(parents=True, exist_ok=True)
     if mail_port is None:
         mail_port = port + 1 if port else 0
+    world = World.of_the_shop(webhook_url=options["webhooks"], state=state)
     try:
-        world = World.of_the_shop(webhook_url=options["webhooks"], state=state)
         return Server(world, host=options["host"], port=port, mail_port=mail_port)
     except PortTaken as error:
+        world.store.close()
         raise CommandError(f"{error} Choose others with --port and --mail-port.") from error
 
 
