@@ -3,7 +3,7 @@
 from typing import Any
 
 from apps.catalog.client import SupplierUnavailable
-from apps.notifications.post import MailUnavailable
+from apps.notifications.post import MailRefused, MailUnavailable
 from apps.payments.client import StripeUnavailable
 from apps.uploads.bucket import BucketUnavailable
 
@@ -17,6 +17,7 @@ FILE_STORE: dict[str, Any] = {
 }
 # A mail server that greylists wants a quarter of an hour; one that is down may take half a day.
 MAIL: dict[str, Any] = {
+    "throws": (MailRefused,),
     "autoretry_for": (MailUnavailable,),
     "retry_backoff": 10,
     "retry_backoff_max": 3600,

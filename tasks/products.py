@@ -3,10 +3,11 @@ from django.db import transaction
 
 from apps.uploads import imports
 from apps.uploads.files import refuse
+from apps.uploads.kinds import UploadRejected
 from tasks.policies import FILE_STORE
 
 
-@shared_task(**FILE_STORE)
+@shared_task(throws=(UploadRejected,), **FILE_STORE)
 def batch_import_products(*, upload_id: int) -> None:
     """Import a long product list in parts, side by side, and sum up once at the end.
 
@@ -23,7 +24,7 @@ def batch_import_products(*, upload_id: int) -> None:
         (chord(header, summary) if header else summary).apply_async()
 
 
-@shared_task(**FILE_STORE)
+@shared_task(throws=(UploadRejected,), **FILE_STORE)
 def batch_import_part(*, upload_id: int, first_row: int, rows: int) -> None:
     """Import one range of a list's rows; the rows themselves never travel in a message.
 

@@ -40,7 +40,7 @@ def new(request: HttpRequest) -> HttpResponse:
         return render(request, "reports/new.html", {"form": form})
     if not form.is_valid():
         return render(request, "reports/new.html", {"form": form}, status=422)
-    _start(form.save(commit=False), form.cleaned_data["send_at"])
+    start(form.save(commit=False), form.cleaned_data["send_at"])
     return redirect("reports:detail", report.pk)
 
 
@@ -78,7 +78,7 @@ def download(request: HttpRequest, report_id: int, kind: str) -> HttpResponse:
     return HttpResponse(content, content_type=CONTENT_TYPES[kind], headers={"Content-Disposition": name})
 
 
-def _start(report: Report, send_at: datetime | None) -> None:
+def start(report: Report, send_at: datetime | None = None) -> None:
     """Save a report together with its jobs, or none of them."""
     with transaction.atomic():
         report.save()
