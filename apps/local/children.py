@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from apps.local.account import Account
-from apps.local.places import write_private
+from apps.local.places import private_folder, write_private
 from apps.local.waiting import wait_for
 
 PR_SET_PDEATHSIG = 1
@@ -56,7 +56,7 @@ def spawn(
 
     Call it from a thread that lives as long as the child should (the main one): see above.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(log.parent)
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
@@ -96,7 +96,8 @@ def sweep(folder: Path, seconds: float = 5) -> list[str]:
     for pid_file in sorted(folder.glob("*.pid")):
         process = remembered(pid_file)
         if process:
-            kill_tree(process, signal.SIGTERM, seconds)
+            # PostgreSQL would wait for its clients to leave if it were asked with SIGTERM.
+            kill_tree(process, signal.SIGINT, seconds)
             swept.append(pid_file.stem)
         pid_file.unlink(missing_ok=True)
     return swept

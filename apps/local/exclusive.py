@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from apps.local.places import private_folder
-
 
 class AlreadyRunning(Exception):
     """Its message is what the other process has written into the lock file."""
@@ -16,7 +14,7 @@ class AlreadyRunning(Exception):
 @contextmanager
 def exclusively(path: Path) -> Iterator[IO[str]]:
     """Hold the lock, and yield its file to write into for whoever comes second."""
-    private_folder(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,11 +21,15 @@ class Servers:
         self.started: list[PostgresServer | ValkeyServer] = []
 
     def start(self) -> dict[str, str]:
-        """Return the addresses, under the names of the settings."""
-        database = self.given.get("DATABASE_URL") or self._start(self._postgres())
-        redis = self.given.get("REDIS_URL") or self._start(self._valkey())
-        broker = self.given.get("CELERY_BROKER_URL") or redis
-        return {"DATABASE_URL": database, "REDIS_URL": redis, "CELERY_BROKER_URL": broker}
+        """Return the addresses of what was started, under the names of the settings."""
+        addresses = {}
+        if not self.given.get("DATABASE_URL"):
+            addresses["DATABASE_URL"] = self._start(self._postgres())
+        if not self.given.get("REDIS_URL"):
+            addresses["REDIS_URL"] = self._start(self._valkey())
+        if not self.given.get("CELERY_BROKER_URL"):
+            addresses["CELERY_BROKER_URL"] = addresses.get("REDIS_URL") or self.given["REDIS_URL"]
+        return addresses
 
     def stop(self) -> None:
         for server in self.started:

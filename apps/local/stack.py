@@ -41,10 +41,11 @@ class Interrupted(Exception):
 
 class Stack:
     def __init__(self, folder: Path, given: Mapping[str, str], say: Callable[[str, str], None]) -> None:
-        self.folder = private_folder(folder)
+        self.folder = folder
         self.given = given
         self.say = say
         self.servers = Servers(folder, given)
+        self.own: dict[str, str] = {}
         self.environment: dict[str, str] = {}
         self.supervisor = Supervisor(self.environment, folder, say)
 
@@ -55,9 +56,8 @@ class Stack:
         self.supervisor.listen_for_signals()
         for name in sweep(self.folder / "run"):
             self.say(name, "was left over from an earlier run; stopped it")
-        self.environment.update(self.given)
-        self.environment.update(self.servers.start())
-        self.environment.update(self.settings(port))
+        self.own = {**self.servers.start(), **self.settings(port)}
+        self.environment.update({**self.given, **self.own})
         self.say("servers", "ready")
         self.supervisor.start(line for line in lines if line.name in FIRST)
         self.run("prepare")
@@ -79,10 +79,6 @@ class Stack:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.environment['PORT']}/"
-
-    def own_settings(self) -> dict[str, str]:
-        """What the processes have in their environment beside what a person has set."""
-        return {name: value for name, value in self.environment.items() if self.given.get(name) != value}
 
     def settings(self, port: int) -> dict[str, str]:
         """What the processes find in their environment, beside the servers' addresses."""
@@ -115,7 +111,7 @@ class Stack:
             "AWS_S3_BUCKET": "nightshift",
             "FLOWER_PORT": str(flower),
             "FLOWER_URL": f"http://127.0.0.1:{flower}",
-            "FLOWER_DB": str(self.folder / "flower"),
+            "FLOWER_DB": str(private_folder(self.folder / "flower") / "state"),
             "FLOWER_BASIC_AUTH": f"admin:{self.secret('flower')}",
         }
 

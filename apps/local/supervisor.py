@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from apps.local.children import is_alive, kill_tree, spawn, sweep
+from apps.local.children import is_alive, kill_tree, spawn
 from apps.local.places import ROOT
 from apps.local.procfile import Line
 from apps.local.waiting import wait_for
@@ -67,11 +67,6 @@ class Supervisor:
         self.say = say
         self.running: dict[str, Running] = {}
         self.stop_requests = 0
-
-    def sweep(self) -> None:
-        """Stop what a supervisor that was killed left behind; on Linux there is never anything."""
-        for name in sweep(self.pids):
-            self.say(name, "was left over from an earlier run; stopped it")
 
     def start(self, lines: Iterable[Line]) -> None:
         for line in lines:

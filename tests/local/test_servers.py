@@ -1,2 +1,151 @@
-def test_x(valkey, servers, db):
-    assert valkey.ping()
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+import redis
+
+from apps.local import children
+from apps.local.places import ROOT
+from apps.local.ports import free_port
+from apps.local.postgres import FAST_AND_LOOSE, PostgresServer, ServerError
+from apps.local.servers import Servers
+from apps.local.valkey import ValkeyServer
+from apps.local.waiting import wait_for
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """One for all tests here: each leaves it running."""
+    server = PostgresServer(tmp_path_factory.mktemp("servers") / "postgres", password="secret", settings=FAST_AND_LOOSE)
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def valkey_server(tmp_path: Path) -> Iterator[ValkeyServer]:
+    server = ValkeyServer(tmp_path / "valkey", password="secret")
+    server.start()
+    yield server
+    server.stop()
+
+
+def run(server: PostgresServer, statement: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(server.url(), connect_timeout=5) as connection:
+        cursor = connection.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+def test_postgres_keeps_its_data_through_every_kind_of_restart(postgres: PostgresServer) -> None:
+    run(postgres, "CREATE TABLE note AS SELECT 1 AS id")
+    postgres.restart("fast")
+    postgres.restart("immediate")
+    postgres.kill9()
+    postgres.start()
+    assert run(postgres, "SELECT id FROM note") == [(1,)]
+
+
+def test_a_suspended_postgres_accepts_connections_and_answers_none(postgres: PostgresServer) -> None:
+    postgres.suspend()
+    with pytest.raises(psycopg.errors.ConnectionTimeout):
+        psycopg.connect(postgres.url(), connect_timeout=2)
+    postgres.resume()
+    assert run(postgres, "SELECT 1") == [(1,)]
+
+
+def test_postgres_wants_the_password(postgres: PostgresServer) -> None:
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(postgres.url().replace("secret", "guess"))
+
+
+def test_postgres_says_why_it_did_not_start(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server = PostgresServer(tmp_path / "postgres", password="secret", port=taken.getsockname()[1])
+        with pytest.raises(ServerError, match="could not create any TCP/IP sockets"):
+            server.start()
+    server.remove()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is somebody else than the server")
+def test_postgres_of_root_runs_as_somebody_else(postgres: PostgresServer) -> None:
+    assert postgres.process
+    assert psutil.Process(postgres.process.pid).uids().real != 0
+
+
+def test_valkey_keeps_its_data_through_a_restart(valkey_server: ValkeyServer) -> None:
+    valkey_server.client().set("note", "1")
+    valkey_server.restart()
+    assert valkey_server.client().get("note") == b"1"
+
+
+def test_valkey_refuses_writes_rather_than_forget_older_ones(valkey_server: ValkeyServer) -> None:
+    client = valkey_server.client()
+    client.set("note", "1")
+    client.config_set("maxmemory", "1mb")
+    with pytest.raises(redis.OutOfMemoryError):
+        client.set("large", "x" * 3_000_000)
+    assert client.get("note") == b"1"
+
+
+def test_valkey_wants_the_password_and_keeps_it_from_other_accounts(valkey_server: ValkeyServer) -> None:
+    with pytest.raises(redis.AuthenticationError):
+        redis.Redis(port=valkey_server.port).ping()
+    assert (valkey_server.home / "valkey.conf").stat().st_mode & 0o077 == 0
+
+
+def test_a_busy_port_is_stepped_around() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert free_port(port) != port
+
+
+def test_servers_that_a_person_names_are_not_started_again(tmp_path: Path) -> None:
+    given = {"DATABASE_URL": "postgres://elsewhere/shop", "REDIS_URL": "redis://elsewhere"}
+    servers = Servers(tmp_path, given)
+    assert servers.start() == {"CELERY_BROKER_URL": "redis://elsewhere"}
+    assert servers.started == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the next start sweeps")
+def test_servers_die_with_the_process_that_started_them(tmp_path: Path) -> None:
+    script = textwrap.dedent(f"""
+        import signal
+        from pathlib import Path
+        from apps.local.servers import Servers
+        Servers(Path({str(tmp_path)!r}), {{}}).start()
+        Path({str(tmp_path)!r}, "ready").touch()
+        signal.pause()
+    """)
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+    assert wait_for((tmp_path / "ready").exists, 60)
+    family = psutil.Process(parent.pid).children(recursive=True)
+    assert {"postgres", "valkey-server"} <= {member.name() for member in family}
+    parent.kill()
+    parent.wait()
+    assert wait_for(lambda: not any(children.is_alive(member) for member in family), 20)
+
+
+def test_a_sweep_stops_what_an_earlier_run_left_and_nobody_else(tmp_path: Path) -> None:
+    ours, stranger = (subprocess.Popen(["sleep", "600"]) for _ in range(2))
+    children.remember(ours.pid, tmp_path / "ours.pid")
+    noted = (tmp_path / "ours.pid").read_text()
+    # The stranger got the number of a process that had started earlier.
+    earlier = noted.replace(str(ours.pid), str(stranger.pid)).replace('"started": ', '"started": 1')
+    (tmp_path / "stranger.pid").write_text(earlier)
+    assert children.sweep(tmp_path) == ["ours"]
+    assert ours.poll() is not None
+    assert stranger.poll() is None
+    stranger.kill()
+    stranger.wait()
+    assert list(tmp_path.iterdir()) == []

@@ -53,7 +53,7 @@ class Command(BaseCommand):
     def run(self, stack: Stack, port: int, quiet: bool, note: Callable[[str], Any]) -> None:
         try:
             stack.start(port=port, simulator=not quiet)
-            environment.write(stack.own_settings())
+            environment.write(stack.own)
             note(stack.url)
             self.stdout.write(block(stack))
             stack.watch()

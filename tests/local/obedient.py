@@ -1,0 +1,32 @@
+"""A process for the supervisor to run: `obedient.py NAME FILE [stubborn]`.
+
+It writes its name to the file when it is up, and again when it is asked to stop; a stubborn one does not stop. Like a
+Celery worker it has a child, which knows nothing of signals.
+"""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main(name: str, file: str, manner: str = "") -> None:
+    child = subprocess.Popen(["sleep", "600"])
+
+    def note(what: str) -> None:
+        with Path(file).open("a") as notes:
+            notes.write(f"{what} {name} {child.pid}\n")
+
+    def stop(*_: object) -> None:
+        note("stopped")
+        if manner != "stubborn":
+            child.kill()
+            sys.exit(0)
+
+    signal.signal(signal.SIGTERM, stop)
+    note("started")
+    while True:
+        signal.pause()
+
+
+main(*sys.argv[1:])

@@ -1,0 +1,114 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from apps.local import bootstrap, installer
+from apps.local.places import ROOT
+
+# What pip and uv really print, shortened.
+OUTPUTS = {
+    "no network": (
+        "Retrying (Retry(total=0)) after connection broken by 'NewConnectionError('<...>: Failed to establish a new "
+        "connection: [Errno -3] Temporary failure in name resolution')': /simple/aiosmtpd/\n"
+        "ERROR: Could not find a version that satisfies the requirement aiosmtpd==1.4.6 (from versions: none)"
+    ),
+    "no network for uv": "error: Failed to fetch: https://index.example/\n  cause: dns error: failed to look up",
+    "hash mismatch": "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. If you have",
+    "damaged lock": "ERROR: Invalid requirement: '%%%': Expected package name at the start of dependency specifier",
+    "no wheel": "ERROR: No matching distribution found for gevent==26.9.0",
+    "disk full": "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
+    "unknown": "thread 'main' panicked",
+}
+SENTENCES = {
+    "no network": "The package index cannot be reached.",
+    "no network for uv": "The package index cannot be reached.",
+    "hash mismatch": "requirements.lock and the package index disagree",
+    "damaged lock": "requirements.lock is damaged.",
+    "no wheel": "A package has no ready-made build for this machine.",
+    "disk full": "The disk is full.",
+    "unknown": "The packages could not be installed. What the installer said is in",
+}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout that has never been set up, on a machine that has no packages."""
+    venv = tmp_path / ".venv"
+    (tmp_path / "requirements.lock").write_text("six==1.17.0")
+    places = {"ROOT": tmp_path, "LOCK": tmp_path / "requirements.lock", "VENV": venv}
+    places |= {"PYTHON": venv / "bin" / "python", "STAMP": venv / "nightshift-lock"}
+    for name, place in places.items():
+        monkeypatch.setattr(bootstrap, name, place)
+    monkeypatch.setattr(bootstrap, "PROBES", ("no_such_package",))
+    return tmp_path
+
+
+class Restarted(Exception):
+    """The command started again, in its new environment."""
+
+
+def fail(*_: object, **__: object) -> None:
+    raise installer.InstallationFailed("The disk is full.")
+
+
+def restart(*_: object) -> None:
+    raise Restarted
+
+
+@pytest.mark.parametrize("case", OUTPUTS)
+def test_what_went_wrong_is_said_in_one_sentence(case: str, tmp_path: Path) -> None:
+    log = tmp_path / "install.log"
+    log.write_text(OUTPUTS[case])
+    assert installer.explain(log).startswith(SENTENCES[case])
+
+
+def test_a_missing_lock_file_is_said_in_one_sentence(checkout: Path) -> None:
+    (checkout / "requirements.lock").unlink()
+    with pytest.raises(SystemExit, match=r"^nightshift: requirements.lock is missing. Restore it: git checkout"):
+        bootstrap.ensure()
+
+
+def test_an_installation_that_failed_is_done_again(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installer, "install", fail)
+    with pytest.raises(SystemExit, match=r"^nightshift: The disk is full\.$"):
+        bootstrap.ensure()
+    assert not bootstrap.is_current()
+    monkeypatch.setattr(installer, "install", lambda *_, **__: None)
+    monkeypatch.setattr(os, "execv", restart)
+    with pytest.raises(Restarted):
+        bootstrap.ensure()
+    assert bootstrap.is_current()
+
+
+def test_a_machine_without_pip_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(installer, "find_spec", {}.get)
+    with pytest.raises(installer.InstallationFailed, match=r"sudo apt install python3\.\d+-venv"):
+        installer.find_pip(Path("python"), tmp_path / "log")
+
+
+def test_the_environment_is_made_again_for_another_lock_file_or_folder(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bootstrap.make_environment()
+    assert not bootstrap.is_current()
+    bootstrap.STAMP.write_text(bootstrap.fingerprint())
+    assert bootstrap.is_current()
+    bootstrap.LOCK.write_text("six==1.17.1")
+    assert not bootstrap.is_current()
+    bootstrap.LOCK.write_text("six==1.17.0")
+    monkeypatch.setattr(bootstrap, "VENV", checkout / "moved")
+    assert not bootstrap.is_current()
+
+
+def test_nothing_happens_where_the_packages_are_importable() -> None:
+    bootstrap.ensure()
+
+
+@pytest.mark.parametrize("module", ["bootstrap", "installer"])
+def test_the_bootstrap_needs_nothing_but_the_standard_library(module: str) -> None:
+    bare_python = sys._base_executable  # type: ignore[attr-defined]
+    command = [bare_python, "-I", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); import apps.local.{module}"]
+    subprocess.run(command, check=True)

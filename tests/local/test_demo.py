@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from apps.local import environment
+from apps.local.exclusive import exclusively
+from apps.local.management.commands import demo
+from apps.local.places import kept_secret
+from apps.local.procfile import Line
+from apps.local.stack import Stack
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(environment, "LOCAL_ENV", tmp_path / "local.env")
+    monkeypatch.setattr(demo, "VAR", tmp_path)
+    return tmp_path
+
+
+def test_a_second_demo_says_where_the_first_one_is(folder: Path) -> None:
+    with exclusively(folder / "demo.lock") as note:
+        note.write("http://127.0.0.1:8000/")
+        note.flush()
+        with pytest.raises(CommandError, match=r"already running at http://127.0.0.1:8000/"):
+            call_command("demo")
+
+
+def test_the_servers_addresses_are_forgotten_when_they_stop_and_the_key_is_not(folder: Path) -> None:
+    environment.write({"DATABASE_URL": "postgres://somewhere", "SECRET_KEY": "kept", "DEBUG": "1"})
+    environment.forget_servers()
+    assert environment.read() == {"SECRET_KEY": "kept", "DEBUG": "1"}
+    assert (folder / "local.env").stat().st_mode & 0o077 == 0
+
+
+def test_what_a_killed_demo_left_in_its_file_is_not_taken_for_a_persons_wish(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment.write({"DATABASE_URL": "postgres://gone", "REDIS_URL": "redis://gone"})
+    monkeypatch.setenv("DATABASE_URL", "postgres://gone")
+    monkeypatch.setenv("REDIS_URL", "redis://mine")
+    given = environment.given()
+    assert "DATABASE_URL" not in given
+    assert given["REDIS_URL"] == "redis://mine"
+
+
+def test_a_secret_stays_the_same_and_is_nobody_elses(folder: Path) -> None:
+    assert kept_secret("word", folder) == kept_secret("word", folder) != kept_secret("another", folder)
+    assert (folder / "word").stat().st_mode & 0o077 == 0
+
+
+def test_the_demo_never_talks_to_the_real_stripe(folder: Path) -> None:
+    stack = Stack(folder, {"STRIPE_API_BASE": "https://api.stripe.com", "STRIPE_API_KEY": "sk_live"}, print)
+    settings = stack.settings(8000)
+    assert settings["STRIPE_API_BASE"].startswith("http://127.0.0.1:")
+    assert settings["STRIPE_API_KEY"].startswith("sk_test")
+
+
+def test_a_procfiles_variables_are_filled_in_and_stay_one_argument() -> None:
+    line = Line("web", "serve --port $PORT '$NAME'")
+    assert line.arguments({"PORT": "8000", "NAME": "night shift"}) == ["serve", "--port", "8000", "night shift"]
