@@ -16,6 +16,7 @@ the two equal hours; use UTC, as config/schedule.py does, or an interval for wha
 """
 
 import logging
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -25,8 +26,9 @@ from django.db import connection, transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
-from django_celery_beat.schedulers import DatabaseScheduler, ModelEntry
+from django_celery_beat.schedulers import DatabaseScheduler
 from kombu.exceptions import OperationalError as BrokerError
+from kombu.utils.json import loads
 
 from apps.jobs import connections, ledger, sensitive
 from apps.jobs.backpressure import QueueFull
@@ -43,13 +45,11 @@ STANDBY_EVERY = 1.0
 PUT_OFF = 5.0
 # What a person can get wrong in the admin, so that the schedule, or its job, cannot be made.
 UNUSABLE = (TypeError, ValueError, ArithmeticError, AttributeError, QueueNotFound)
+OPTIONS = ("queue", "exchange", "routing_key", "priority")
 KINDS_OF_SCHEDULE = ("interval", "crontab", "solar", "clocked")
 
 
 class LedgerScheduler(DatabaseScheduler):
-    # Celery's own is connected to the broker before each tick, for as long as that takes. Jobs need no broker.
-    producer = None
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.leadership = Leadership("nightshift.beat")
         self.database_is_away = False
@@ -58,23 +58,13 @@ class LedgerScheduler(DatabaseScheduler):
         self.broker_errors = (BrokerError, *broker.connection_errors, *broker.channel_errors)
 
     def setup_schedule(self) -> None:
-        """Not yet: the schedule is read when this beat leads, and the database may be away now."""
-
-    def enabled_models_qs(self) -> "QuerySet[PeriodicTask]":
-        """All of them. The parent leaves out crontabs of other hours, and so forgets what was missed."""
-        return PeriodicTask.objects.enabled().select_related(*KINDS_OF_SCHEDULE)
-
-    def all_as_schedule(self) -> dict[str, ModelEntry]:
-        entries = {}
-        for model in self.enabled_models():
-            try:
-                entries[model.name] = self.Entry(model, app=self.app)
-            except UNUSABLE:
-                logger.exception("The schedule %r cannot be read", model.name)
-        return entries
+        """Not yet: it is read in each tick, and the database may be away now."""
 
     def tick(self, *_: Any, **__: Any) -> float:
-        """Run what is due, if this beat leads. Returns in how many seconds it wants to be called again."""
+        """Run what is due, if this beat leads. Returns in how many seconds it wants to be called again.
+
+        Celery's own keeps a heap in memory, which has to be told of edits and of other beats; here the rows are read.
+        """
         try:
             return self._run_due() if self._leads() else STANDBY_EVERY
         except connections.LOST as exc:
@@ -82,14 +72,11 @@ class LedgerScheduler(DatabaseScheduler):
             return STANDBY_EVERY
 
     def _leads(self) -> bool:
-        was_leading, was_away = self.leadership.is_held, self.database_is_away
+        led = self.leadership.is_held
         leads = self.leadership.hold()
         self.database_is_away = False
-        if leads and not was_leading:
+        if leads and not led:
             logger.info("This beat leads")
-            self._initial_read = True  # others have run the schedule since we read it
-        elif was_away:
-            logger.info("The database is back, and another beat leads")
         return leads
 
     def _lost_database(self, exc: Exception) -> None:
@@ -99,35 +86,37 @@ class LedgerScheduler(DatabaseScheduler):
         self.leadership.give_up()
         connection.close()
 
-    def _run_due(self) -> float:
-        waits = [self._attend(entry) for entry in list(self.schedule.values())]
-        return max(0.0, min([self.max_interval, *waits]))
+    def enabled_models_qs(self) -> "QuerySet[PeriodicTask]":
+        """All of them. The parent leaves out crontabs of other hours, and so forgets what was missed."""
+        return PeriodicTask.objects.enabled().select_related(*KINDS_OF_SCHEDULE)
 
-    def _attend(self, entry: ModelEntry) -> float:
+    def _run_due(self) -> float:
+        waits = [self._attend(model) for model in self.enabled_models_qs()]
+        return max(0.0, min([float(self.max_interval), *waits]))
+
+    def _attend(self, model: PeriodicTask) -> float:
         """Run this schedule if it is due. Returns in how many seconds to look at it again."""
         now = timezone.now()
         try:
-            due = next_tick(entry.model)
+            due = next_tick(model)
             if due is not None and due <= now:
-                due = self.run(entry, now)
+                due = self.run(model.pk, now)
         except (QueueFull, *self.broker_errors) as exc:
-            logger.warning("The schedule %r is put off: %s", entry.name, exc)
+            logger.warning("The schedule %r is put off: %s", model.name, exc)
             return PUT_OFF
         except UNUSABLE:
-            logger.exception("The schedule %r cannot be used", entry.name)
+            logger.exception("The schedule %r cannot be used", model.name)
             return float(self.max_interval)
         return float(self.max_interval) if due is None else (due - now).total_seconds()
 
-    def run(self, entry: ModelEntry, now: datetime) -> datetime | None:
+    def run(self, pk: int, now: datetime) -> datetime | None:
         """One tick, in one transaction: start the job or skip it, and note so. Returns when the next one is due."""
         with transaction.atomic():
-            model = self.enabled_models_qs().select_for_update(of=("self",)).filter(pk=entry.model.pk).first()
-            due = model and next_tick(model)
+            model = self.enabled_models_qs().select_for_update(of=("self",)).filter(pk=pk).first()
+            due = next_tick(model) if model else None
             if due is None or due > now:
-                self._initial_read = True  # another beat was quicker, or someone has edited it: read it again
-                return due
+                return due  # another beat was quicker, or someone has edited it
             self._run_locked(model, due, now)
-        entry.model = model
         return next_tick(model)
 
     def _run_locked(self, model: PeriodicTask, due: datetime, now: datetime) -> None:
@@ -142,55 +131,56 @@ class LedgerScheduler(DatabaseScheduler):
         self._note(model, latest if model.interval else now, ran=not why_not)
 
     def _note(self, model: PeriodicTask, at: datetime, *, ran: bool) -> None:
-        """By UPDATE: `save()` would write back what someone has edited since, and count as an edit itself."""
+        """By UPDATE: `save()` would count as an edit."""
         model.last_run_at = at
         values: dict[str, Any] = {"last_run_at": at, "total_run_count": F("total_run_count") + int(ran)}
         if model.one_off or model.clocked:
-            self._initial_read = True
             values = {"enabled": False, "last_run_at": None}  # it runs once more if it is enabled again
         PeriodicTask.objects.filter(pk=model.pk).update(**values)
 
     def _start(self, model: PeriodicTask, due: datetime) -> UUID:
         """The job of this tick. One that cannot be made becomes a dead letter, and the schedule goes on."""
         job_id = uuid5(NAMESPACE_URL, f"nightshift:schedule:{model.name}:{due.isoformat()}")
-        entry = self.Entry(model, app=self.app)
-        entry.options["headers"]["celery_beat_task"] = True  # as Celery's beat marks its own
-        logger.info("The schedule %r starts %s[%s]", entry.name, entry.task, job_id)
+        logger.info("The schedule %r starts %s[%s]", model.name, model.task, job_id)
         try:
             with transaction.atomic():
-                return self._record(entry, job_id)
+                return self._record(Call.of(model), job_id)
         except UNUSABLE as exc:
-            logger.exception("The schedule %r cannot start %s", entry.name, entry.task)
-            self._bury(entry, job_id, exc)
+            logger.exception("The schedule %r cannot start %s", model.name, model.task)
+            self._bury(model, job_id, exc)
             return job_id
 
-    def _record(self, entry: ModelEntry, job_id: UUID) -> UUID:
-        task = self.app.tasks.get(entry.task)
+    def _record(self, call: "Call", job_id: UUID) -> UUID:
+        task = self.app.tasks.get(call.task)
         if task is None:
-            return self._record_unknown(entry, job_id)
-        result = task.apply_async(entry.args, entry.kwargs, task_id=str(job_id), **entry.options)
+            return self._record_unknown(call, job_id)
+        result = task.apply_async(call.args, call.kwargs, task_id=str(job_id), **call.options)
         return UUID(result.id)  # of a task with `unique`, perhaps the job that is there already
 
-    def _record_unknown(self, entry: ModelEntry, job_id: UUID) -> UUID:
+    def _record_unknown(self, call: "Call", job_id: UUID) -> UUID:
         """Newer code may know it: the workers find out, within the ledger's grace, and then bury it."""
-        asked = {name: entry.options[name] for name in ("queue", "routing_key") if entry.options.get(name)}
-        queue = self.app.amqp.router.route(asked, entry.task, entry.args, entry.kwargs)["queue"]
-        options = {"headers": entry.options["headers"]}
-        [recorded] = ledger.record(
-            [ledger.NewJob(entry.task, entry.args, entry.kwargs, queue.name, id=job_id, options=options)]
+        asked = {name: call.options[name] for name in ("queue", "routing_key") if name in call.options}
+        job = ledger.NewJob(
+            id=job_id,
+            task=call.task,
+            args=call.args,
+            kwargs=call.kwargs,
+            queue=self.app.amqp.router.route(asked, call.task)["queue"].name,
+            options={"headers": call.options["headers"]},
         )
+        [recorded] = ledger.record([job])
         return recorded.id
 
-    def _bury(self, entry: ModelEntry, job_id: UUID, exc: Exception) -> None:
+    def _bury(self, model: PeriodicTask, job_id: UUID, exc: Exception) -> None:
         failure = Failure.of(exc, kind=Kind.WRONG_ARGUMENTS if isinstance(exc, TypeError) else None)
-        secret = getattr(self.app.tasks.get(entry.task), "sensitive", ())
+        secret = getattr(self.app.tasks.get(model.task), "sensitive", ())
         letter = DeadLetter(
             job_id=job_id,
-            task=entry.task,
-            args=entry.args,
-            kwargs=sensitive.seal(entry.kwargs, secret),
-            queue=entry.options.get("queue") or "",
-            **failure.as_letter(entry.task),
+            task=model.task,
+            args=_readable(model.args, []),
+            kwargs=sensitive.seal(_readable(model.kwargs, {}), secret),
+            queue=model.queue or "",
+            **failure.as_letter(model.task),
         )
         DeadLetter.objects.bulk_create([letter], ignore_conflicts=True)
 
@@ -209,3 +199,31 @@ def _why_not(policy: SchedulePolicy, latest: datetime, now: datetime) -> str | N
 
 def _is_live(job_id: UUID | None) -> bool:
     return job_id is not None and Job.objects.filter(pk=job_id, state__in=Job.LIVE).exists()
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a schedule asks for, as `apply_async` takes it."""
+
+    task: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    options: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: PeriodicTask) -> "Call":
+        options = {name: getattr(model, name) for name in OPTIONS if getattr(model, name) is not None}
+        if model.expires_:
+            options["expires"] = model.expires_
+        # As Celery's beat, and django-celery-beat, mark what they send.
+        marks = {"periodic_task_name": model.name, "celery_beat_task": True}
+        options["headers"] = {**loads(model.headers or "{}"), **marks}
+        return cls(model.task, loads(model.args or "[]"), loads(model.kwargs or "{}"), options)
+
+
+def _readable(text: str, default: Any) -> Any:
+    try:
+        value = loads(text or "null")
+    except ValueError:
+        return default
+    return value if isinstance(value, type(default)) else default

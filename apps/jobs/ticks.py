@@ -32,6 +32,7 @@ def tick_after(schedule: Any, moment: datetime) -> datetime:
         return moment + schedule.run_every
     if isinstance(schedule, clocked):
         return schedule.clocked_time
+    moment = moment.astimezone(UTC)  # in which an hour later is an hour later
     schedule.nowfun = lambda: moment
     tick = moment + schedule.remaining_estimate(moment.astimezone(schedule.tz))
     if tick <= moment:

@@ -35,7 +35,7 @@ class Beat:
         self.log = log
         base, _, _ = servers["DATABASE_URL"].rpartition("/")
         environment = {**os.environ, **servers, "DATABASE_URL": f"{base}/{connection.settings_dict['NAME']}"}
-        command = [sys.executable, "-m", "celery", "-A", "config", "beat", "--max-interval", "1"]
+        command = [sys.executable, "-m", "celery", "-A", "config", "beat", "--loglevel", "info", "--max-interval", "1"]
         with log.open("w") as output:
             self.process = subprocess.Popen(
                 command, env=environment, cwd=settings.BASE_DIR, stdout=output, stderr=subprocess.STDOUT
