@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from celery import Celery
 from django.db import InterfaceError, OperationalError, connection
 
 LOST = (OperationalError, InterfaceError)
@@ -24,18 +23,15 @@ PATIENCE_SECONDS = 30.0
 T = TypeVar("T")
 
 
-def keep(app: Celery) -> None:
-    """Stop Celery's fix-up from closing connections around every task.
-
-    Its only switch is this setting, a number of tasks, read under exactly this name outside the app's namespace.
-    """
-    app.conf["CELERY_DB_REUSE_MAX"] = 10**12
-
-
 def refresh() -> None:
     """Replace this thread's connection if its last use failed. A healthy one costs nothing."""
     if connection.errors_occurred:
         connection.close_if_unusable_or_obsolete()
+
+
+def close(**_: object) -> None:
+    """For pools that run each job in a thread of its own (gevent): no other job will ever use this connection."""
+    connection.close()
 
 
 def patiently(transition: Callable[[], T], patience: float = PATIENCE_SECONDS) -> T:

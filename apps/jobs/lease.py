@@ -19,6 +19,7 @@ from typing import Any
 from uuid import UUID
 
 from celery import bootsteps
+from celery.signals import task_postrun
 from celery.worker import state
 from celery.worker.components import Pool
 from django.conf import settings
@@ -63,6 +64,8 @@ class LeaseStep(bootsteps.StartStopStep):
         super().__init__(parent, **options)
         _worker_id = uuid7()  # before the pool forks
         self.timer_entry: Any = None
+        if pool_is(parent, "gevent") or pool_is(parent, "eventlet"):
+            task_postrun.connect(connections.close)
 
     def start(self, parent: Any) -> None:
         connections.patiently(lambda: self._introduce(parent))
@@ -97,7 +100,7 @@ class LeaseStep(bootsteps.StartStopStep):
     def _terminate(self, parent: Any, job_id: UUID) -> None:
         """A cancelled job that has not stopped by itself: end its process, where the pool has processes."""
         request = state.requests.get(str(job_id))
-        if request is not None and has_processes(parent):
+        if request is not None and pool_is(parent, "prefork"):
             request.terminate(parent.pool, signal="KILL")
 
     def stop(self, parent: Any) -> None:
@@ -119,8 +122,8 @@ class LeaseStep(bootsteps.StartStopStep):
 Pool.requires = (*Pool.requires, LeaseStep)
 
 
-def has_processes(worker: Any) -> bool:
-    return bool(worker.pool_cls.__module__.endswith("prefork"))
+def pool_is(worker: Any, kind: str) -> bool:
+    return bool(worker.pool_cls.__module__.endswith(kind))
 
 
 def renew_leases() -> list[UUID]:
