@@ -91,6 +91,7 @@ class Stack:
             "SECRET_KEY": self.secret("django"),
             "ADMIN_PASSWORD": self.secret("admin"),
             "PORT": str(web),
+            "SITE_URL": f"http://127.0.0.1:{web}",
             "SANDBOX_URL": third_parties,
             "SANDBOX_PORT": str(sandbox),
             "SANDBOX_STATE": str(self.folder / "sandbox" / "state.json"),

@@ -32,6 +32,7 @@ def test_an_order_comes_with_the_job_that_charges_it() -> None:
     place_an_order(random.Random(1))
     order = Order.objects.order_by("-pk")[0]
     assert Order.objects.count() == before + 1
+    assert order.charge_job
     assert Job.objects.get(pk=order.charge_job).kwargs == {"order_id": order.pk}
 
 
