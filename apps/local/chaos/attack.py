@@ -1,0 +1,109 @@
+"""Carry out a plan: strikes at their times, while the processes are looked after and the producers work."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import psycopg
+import redis
+
+from apps.local.chaos.audit import Window
+from apps.local.chaos.faults import FAULTS, Course, Hit
+from apps.local.chaos.plan import Plan, Strike
+from apps.local.chaos.producer import Producers
+from apps.local.chaos.world import World
+
+LOOP = 0.05
+PROGRESS_EVERY = 10.0
+
+
+@dataclass
+class Underway:
+    strike: Strike
+    course: Course
+    began: float
+    resumes: float
+
+
+@dataclass
+class Landed:
+    """A strike that is over. `hit` is None if it could not be carried out."""
+
+    strike: Strike
+    hit: Hit | None
+    window: Window
+
+
+@dataclass
+class Attack:
+    world: World
+    plan: Plan
+    producers: Producers
+    waiting: list[Strike] = field(init=False)
+    under_way: list[Underway] = field(default_factory=list)
+    landed: list[Landed] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.waiting = list(self.plan.strikes)
+
+    def carry_out(self) -> None:
+        """Until every strike has landed and the producers have all their jobs."""
+        self.began = time.monotonic()
+        tell = Regularly(PROGRESS_EVERY, self._tell)
+        while self.waiting or self.under_way or self.producers.are_busy:
+            self.world.fleet.tend()
+            self._start_due()
+            for strike in list(self.under_way):
+                self._go_on(strike)
+            tell()
+            time.sleep(LOOP)
+
+    def _start_due(self) -> None:
+        """A strike waits while another one still has its resource: a slow machine stretches the plan."""
+        busy = {FAULTS[each.strike.fault].kind.resource for each in self.under_way}
+        for strike in list(self.waiting):
+            resource = FAULTS[strike.fault].kind.resource
+            if strike.at <= time.monotonic() - self.began and resource not in busy:
+                busy.add(resource)
+                self.waiting.remove(strike)
+                course = FAULTS[strike.fault].strike(self.world, strike.choice)
+                self.under_way.append(Underway(strike, course, time.time(), 0.0))
+
+    def _go_on(self, underway: Underway) -> None:
+        if time.monotonic() < underway.resumes:
+            return
+        try:
+            underway.resumes = time.monotonic() + next(underway.course)
+        except StopIteration as end:
+            self._land(underway, end.value)
+        except (redis.RedisError, psycopg.Error):
+            # Another fault has taken away what this one needed. It did what it could.
+            self._land(underway, None)
+
+    def _land(self, underway: Underway, hit: Hit | None) -> None:
+        self.under_way.remove(underway)
+        window = Window(underway.strike.fault, underway.began, time.time())
+        self.landed.append(Landed(underway.strike, hit, window))
+
+    def _tell(self) -> None:
+        live: object = "?"
+        with suppress(psycopg.Error):
+            live = self.world.live()
+        strikes = ", ".join(each.strike.fault for each in self.under_way) or "nothing"
+        accepted = self.world.journal.count
+        self.world.say(f"{accepted} of {self.plan.jobs} jobs accepted, {live} live; under way: {strikes}")
+
+
+@dataclass
+class Regularly:
+    """Calls `do` at most every `seconds`, however often it is called itself."""
+
+    seconds: float
+    do: Callable[[], None]
+    due: float = 0.0
+
+    def __call__(self) -> None:
+        if time.monotonic() >= self.due:
+            self.due = time.monotonic() + self.seconds
+            self.do()

@@ -1,0 +1,89 @@
+"""What the producers were promised: one of the two truths that the audit compares.
+
+Each line is appended after the answer (a commit, an HTTP response) has come back, and never changed.
+"""
+
+import json
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A job that was accepted, and the end that it must come to: `succeeded` or `dead`."""
+
+    job_id: str
+    task: str
+    end: str = "succeeded"
+    result: Any = None
+
+
+@dataclass(frozen=True)
+class PlacedOrder:
+    """An order that the web process accepted. `asked` and `answered` are Unix times, of the last request."""
+
+    request_key: str
+    order_id: int
+    end: str
+    asked: float
+    answered: float
+    attempts: int
+
+
+@dataclass(frozen=True)
+class BadMessage:
+    """A malformed message. `becomes` says what the worker must make of it: a letter, or the end of this job."""
+
+    kind: str
+    marker: str
+    becomes: str
+    job_id: str = ""
+
+
+@dataclass
+class Journal:
+    path: Path
+    accepted: dict[str, Promise] = field(default_factory=dict)
+    rolled_back: set[str] = field(default_factory=set)
+    # A commit whose answer was lost: all of its jobs exist, or none.
+    unknown: list[list[Promise]] = field(default_factory=list)
+    orders: list[PlacedOrder] = field(default_factory=list)
+    bad_messages: list[BadMessage] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def accept(self, promises: list[Promise]) -> None:
+        with self._lock:
+            self.accepted.update({promise.job_id: promise for promise in promises})
+            self._append("accepted", promises)
+
+    def roll_back(self, job_ids: list[str]) -> None:
+        with self._lock:
+            self.rolled_back.update(job_ids)
+            self._append("rolled_back", job_ids)
+
+    def doubt(self, promises: list[Promise]) -> None:
+        with self._lock:
+            self.unknown.append(promises)
+            self._append("unknown", promises)
+
+    def order(self, placed: PlacedOrder) -> None:
+        with self._lock:
+            self.orders.append(placed)
+            self._append("order", [placed])
+
+    def bad_message(self, message: BadMessage) -> None:
+        with self._lock:
+            self.bad_messages.append(message)
+            self._append("bad_message", [message])
+
+    @property
+    def count(self) -> int:
+        return len(self.accepted) + len(self.orders)
+
+    def _append(self, what: str, things: list[Any]) -> None:
+        plain = [thing if isinstance(thing, str) else asdict(thing) for thing in things]
+        with self.path.open("a") as file:
+            file.write(json.dumps({"at": time.time(), what: plain}) + "\n")

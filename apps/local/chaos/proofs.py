@@ -1,0 +1,38 @@
+"""Proof that the audit can fail: with one safeguard taken out, faults chosen to need it, and the check that must miss
+it."""
+
+import json
+from dataclasses import dataclass
+
+from apps.local.places import VAR
+
+
+@dataclass(frozen=True)
+class Proof:
+    """`seconds` of these faults with so many jobs; `drain` is short where jobs are bound to stay."""
+
+    faults: tuple[str, ...]
+    check: str
+    jobs: int = 250
+    seconds: float = 30.0
+    drain: float = 30.0
+
+
+SEED = 1
+
+PROOFS = {
+    "fencing": Proof(("worker frozen",), "no older attempt overwrote a newer one", seconds=40),
+    "rescue": Proof(("kill -9 of a worker and",), "no job is still live, and no lease is held", drain=15),
+    "idempotency": Proof(
+        ("stripe closes mid-answer", "stripe answers 500 after"), "the sandbox's charges are the orders paid, one each"
+    ),
+    "claim": Proof(("messages duplicated",), "a job ends once, and moves only along the arrows"),
+    "letters": Proof(("segfaults",), "dead jobs and their letters are the same set"),
+}
+
+
+def is_proved(safeguard: str, code: int) -> bool:
+    """The run failed, and for the right reason."""
+    folder = VAR / "chaos" / f"{SEED}-without-{safeguard}"
+    violations = json.loads((folder / "violations.json").read_text())
+    return code == 1 and any(violation["check"] == PROOFS[safeguard].check for violation in violations)

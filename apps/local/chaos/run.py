@@ -1,0 +1,53 @@
+"""One run: set the stage, attack, come to rest, audit."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from apps.local.chaos.attack import Attack
+from apps.local.chaos.audit import Violation, audit
+from apps.local.chaos.evidence import gather
+from apps.local.chaos.plan import Plan
+from apps.local.chaos.producer import Producers
+from apps.local.chaos.report import report
+from apps.local.chaos.rest import Rest
+from apps.local.chaos.stage import set_stage
+from apps.local.chaos.world import World
+
+
+def run(plan: Plan, folder: Path, environment: Mapping[str, str], drain: float, say: Callable[[str], None]) -> bool:
+    """Whether every promise was kept. Whatever happens, nothing that it started is left behind."""
+    began = time.monotonic()
+    world = World(folder, environment, lambda text: say(f"{time.monotonic() - began:6.1f} s  {text}"))
+    (folder / "plan.json").write_text(json.dumps(asdict(plan), indent=1))
+    try:
+        set_stage(world)
+        violations = _attack_and_audit(world, plan, drain, say)
+    finally:
+        world.stop()
+    say(f"Took {time.monotonic() - began:.0f} s. Logs, journal and plan: {folder}")
+    return not violations
+
+
+def _attack_and_audit(world: World, plan: Plan, drain: float, say: Callable[[str], None]) -> list[Violation]:
+    world.say(f"attacking: {len(plan.strikes)} strikes in {plan.seconds:.0f} s, seed {plan.seed}")
+    producers = Producers(
+        world.journal, plan.seed, plan.jobs, plan.seconds, f"http://127.0.0.1:{world.environment['PORT']}"
+    )
+    producers.start()
+    attack = Attack(world, plan, producers)
+    attack.carry_out()
+    started_early, silent = Rest(world, drain).come_to_rest()
+    evidence = gather(world, [landed.window for landed in attack.landed], silent)
+    violations = [*_errors_of(producers), *started_early, *audit(evidence)]
+    (world.folder / "violations.json").write_text(json.dumps([asdict(each) for each in violations], indent=1))
+    text = "\n".join(report(plan, attack.landed, evidence, violations))
+    (world.folder / "report.md").write_text(text)
+    say(text)
+    return violations
+
+
+def _errors_of(producers: Producers) -> list[Violation]:
+    return [Violation("the harness itself works", type(error).__name__, str(error)) for error in producers.errors]

@@ -1,0 +1,90 @@
+"""Take one safeguard out, to see that the audit misses it. A checker that never failed proves nothing.
+
+Which one is named by an environment variable that only the processes of such a run have; production code has no hook.
+"""
+
+import os
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.db import connection
+
+from apps.jobs import ledger
+from apps.jobs.models import Job
+from apps.jobs.relay import Relay
+from apps.payments import services as payments
+from apps.payments.client import Intent
+from apps.payments.models import Charge
+
+VARIABLE = "NIGHTSHIFT_SABOTAGE"
+
+
+def without_fencing() -> None:
+    """Whoever comes last writes the end: an attempt shows the row's token instead of its own."""
+    for name in ("succeed", "retry", "snooze", "report", "bury", "cancelled"):
+        setattr(ledger, name, _with_any_token(getattr(ledger, name)))
+
+
+def _with_any_token(transition: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(transition)
+    def unfenced(job_id: UUID, token: int | None, *args: Any, **kwargs: Any) -> Any:
+        if token is not None:
+            token = Job.objects.filter(pk=job_id).values_list("token", flat=True).first()
+        return transition(job_id, token, *args, **kwargs)
+
+    return unfenced
+
+
+def without_rescue() -> None:
+    """The relay publishes, and looks after nobody."""
+    Relay.rescue = lambda _self: None  # type: ignore[method-assign]
+
+
+def without_claim() -> None:
+    """Every message runs its job, whatever the ledger says about it."""
+    ledger.claim = _claim_anything
+
+
+def _claim_anything(messages: dict[UUID, int], worker_id: UUID | None) -> dict[UUID, int]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE jobs_job SET state = 'running', token = token + 1, attempts = attempts + 1, worker_id = %s,"
+            " finished_at = NULL, lease_until = clock_timestamp() + interval '4 seconds'"
+            " WHERE id = ANY(%s) RETURNING id, token",
+            [worker_id, list(messages)],
+        )
+        return dict(cursor.fetchall())
+
+
+def without_letters() -> None:
+    """A job dies, and nobody is told."""
+    ledger.write_letter = lambda _job, _failure: None
+
+
+def without_idempotency() -> None:
+    """Each attempt at a charge asks Stripe anew, under a key of its own."""
+    payments._intent_of = _new_intent  # noqa: SLF001 - the point is to break it
+
+
+def _new_intent(charge: Charge, _now: object) -> Intent:
+    purse, metadata = payments._purse(charge), payments._metadata(charge)  # noqa: SLF001
+    intent = payments.client.create_intent(purse, metadata=metadata, key=uuid4().hex)
+    charge.payment_intent = intent.id
+    return intent
+
+
+SAFEGUARDS: dict[str, Callable[[], None]] = {
+    "fencing": without_fencing,
+    "rescue": without_rescue,
+    "idempotency": without_idempotency,
+    "claim": without_claim,
+    "letters": without_letters,
+}
+
+
+def apply() -> None:
+    missing = os.environ.get(VARIABLE)
+    if missing:
+        SAFEGUARDS[missing]()

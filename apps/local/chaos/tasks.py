@@ -1,0 +1,45 @@
+"""Tasks whose jobs tell on the machinery: each leaves behind under which fencing token it ran."""
+
+import ctypes
+import time
+
+from celery import shared_task
+from django.db import connection
+
+from apps.jobs.task import JobTask
+
+
+@shared_task(name="chaos.effect", bind=True, atomic=True)
+def effect(self: JobTask, seconds: float = 0.0) -> None:
+    """Safe to run twice: its row is written in the transaction that ends the job, so it is there once."""
+    time.sleep(seconds)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO chaos_effect (job_id, token) VALUES (%s, %s)", [self.request.id, self.request.token]
+        )
+
+
+@shared_task(name="chaos.token", bind=True, ignore_result=False)
+def token(self: JobTask, seconds: float = 0.0) -> int:
+    """Return the token under which it ran: the job's last one, or an older attempt has overwritten a newer one.
+
+    Safe to run twice: it only waits.
+    """
+    time.sleep(seconds)
+    return int(self.request.token)
+
+
+@shared_task(name="chaos.segfault")
+def segfault() -> None:
+    """Read address 0: the process dies, each time. Safe to run twice: it has no effect but that."""
+    ctypes.string_at(0)
+
+
+@shared_task(name="chaos.tick")
+def tick() -> None:
+    """What beat starts. Safe to run twice: it does nothing."""
+
+
+@shared_task(name="chaos.canary")
+def canary() -> None:
+    """Shows that its worker works. Safe to run twice: it does nothing."""
