@@ -76,7 +76,7 @@ class JobRequest(Request):
             super().on_failure(exc_info, send_failed_event, return_ok)
 
     def _kind(self, exc: BaseException) -> Kind | None:
-        return Kind.CRASHED if _worker_lost(exc) else self._task._kind(exc)
+        return Kind.CRASHED if _worker_lost(exc) else self._task._kind(exc, self._request_dict.get("retries") or 0)
 
 
 def _cause(exc_info: ExceptionInfo) -> BaseException:

@@ -24,7 +24,7 @@ from uuid import UUID
 import celery
 from celery import current_task
 from celery.canvas import maybe_signature
-from celery.exceptions import Ignore, MaxRetriesExceededError, Reject
+from celery.exceptions import Ignore, Reject
 from celery.result import AsyncResult
 from celery.utils.functional import maybe_list
 from django.db import transaction
@@ -32,7 +32,7 @@ from kombu.exceptions import EncodeError
 
 from apps.jobs import chords, connections, lease, ledger, origin, sensitive, unique
 from apps.jobs.backpressure import QueueFull, admit
-from apps.jobs.failures import BadResult, Failure, Kind, OutOfMemory, WrongArguments
+from apps.jobs.failures import BadResult, Failure, Kind, OutOfMemory, WrongArguments, kind_of
 from apps.jobs.ids import job_id_of, uuid7
 from apps.jobs.ledger import NewJob
 from apps.jobs.progress import Cancelled, Progress
@@ -393,8 +393,8 @@ class JobTask(celery.Task):
         """running → queued. After the body, so that an atomic task's own work is rolled back and this is not."""
         again = self.request.get("again")
         if again:
-            cause = exc.exc if getattr(exc, "exc", None) else exc
-            failure = Failure.of(cause).masked(self._secrets())
+            # `self.retry()` without an error has none to keep.
+            failure = Failure.of(exc).masked(self._secrets()) if exc else None
             connections.patiently(lambda: ledger.retry(UUID(task_id), self.request.token, again, failure))
 
     def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
@@ -404,15 +404,18 @@ class JobTask(celery.Task):
         token = self.request.get("token") if self.request.id == task_id else lease.token_of(job_id_of(task_id))
         if token is None:
             return  # broker-only: its letter is written by the main process, see `JobRequest`
-        failure = Failure.of(exc, kind=self._kind(exc)).masked(sensitive.secrets_in(kwargs or {}))
+        retries = self.request.retries if self.request.id == task_id else 0
+        failure = Failure.of(exc, kind=self._kind(exc, retries)).masked(sensitive.secrets_in(kwargs or {}))
         connections.patiently(lambda: ledger.bury(job_id_of(task_id), token, failure))
 
-    def _kind(self, exc: BaseException) -> Kind | None:
-        """Exhausted, if it was retried for this error and had no retry left; None: the exception itself says."""
+    def _kind(self, exc: BaseException, retries: int) -> Kind | None:
+        """Exhausted, if no retry was left for an error that is retried; None: the exception itself says."""
+        if kind_of(exc) is not Kind.PERMANENT or self.max_retries is None or retries < self.max_retries:
+            return None
         retried_for = tuple(getattr(self, "autoretry_for", ()))
-        if isinstance(exc, (*retried_for, MaxRetriesExceededError)):
-            return Kind.EXHAUSTED
-        return None
+        # A task that calls `self.retry` itself does not say for what: it has been retried, and this was the last time.
+        is_retried = isinstance(exc, retried_for) if retried_for else retries > 0
+        return Kind.EXHAUSTED if is_retried else None
 
     def _secrets(self) -> list[str]:
         return sensitive.secrets_in(self.request.kwargs or {})

@@ -237,7 +237,7 @@ class LedgerMachine(RuleBasedStateMachine):
             ended = ledger.cancelled if cancels else partial(ledger.bury, failure=BROKEN)
             assert ended(held.job_id, held.token) == is_ours
 
-    @rule(held=held, how=st.sampled_from(["child", "database", "lease", "lease", "stop", "renew"]))
+    @rule(held=held, how=st.sampled_from(["child", "database", "lease", "stop", "renew"]))
     def lose_the_worker(self, held: Held, how: str) -> None:
         # A poison job would need more crashes than a run has steps. And the server may have been started a moment
         # ago; the grace that the rescue grants after that is not the subject here.
@@ -249,6 +249,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 case "database":
                     ledger.crashed(held.job_id, BROKEN, token=held.token)
                 case "lease":
+                    an_hour_ago = timezone.now() - timedelta(hours=1)
+                    Job.objects.filter(pk=held.job_id, state="running").update(lease_until=an_hour_ago)
                     ledger.rescue_expired()
                 case "stop":
                     ledger.release(held.worker_id)

@@ -1,0 +1,549 @@
+"""`.delay()` and `.apply_async()`: what they write, and that they mean what they mean in Celery."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from celery import shared_task, states
+from celery.exceptions import QueueNotFound
+from celery.result import AsyncResult
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.test import override_settings
+from django.utils import timezone
+
+from apps.jobs import backpressure
+from apps.jobs.models import DeadLetter, Job
+from apps.jobs.task import JobTask
+from tasks.lab import lab_add, lab_fail, lab_nothing, lab_secret, lab_total
+from tests.jobs.bench import Bench
+
+seen: list[Any] = []
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+@shared_task(bind=True, name="tests.look_at_request")
+def look_at_request(self: JobTask, *args: Any) -> None:
+    seen.append({"args": args, **vars(self.request)})
+
+
+@pytest.fixture(autouse=True)
+def nothing_seen() -> None:
+    seen.clear()
+
+
+def job_of(result: AsyncResult) -> Job:
+    return Job.objects.get(pk=result.id)
+
+
+def seconds_from_now(moment: datetime) -> float:
+    return (moment - timezone.now()).total_seconds()
+
+
+# --- Transactions -----------------------------------------------------------------------------------------------------
+
+
+def test_a_rolled_back_transaction_leaves_no_job(bench: Bench) -> None:
+    with transaction.atomic():
+        lab_nothing.delay()
+        transaction.set_rollback(True)
+    assert not Job.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_commit_leaves_exactly_one_job() -> None:
+    with transaction.atomic():
+        result = lab_nothing.delay()
+    assert [job.pk for job in Job.objects.all()] == [UUID(result.id)]
+
+
+@pytest.fixture
+def statements(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is sent to the database from now on, by Django or around it. The depth of the queue is known already."""
+    backpressure.admit("default", 0)
+    sent: list[Any] = []
+    execute = psycopg.Cursor.execute
+
+    def noted(self: Any, query: Any, *args: Any, **options: Any) -> Any:
+        sent.append(query)
+        return execute(self, query, *args, **options)
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", noted)
+    return sent
+
+
+def test_delay_is_one_statement(statements: list[Any]) -> None:
+    lab_nothing.delay()
+    assert len(statements) == 1
+
+
+def test_many_jobs_are_one_statement(bench: Bench, statements: list[Any]) -> None:
+    ids = lab_add.delay_many([{"x": x, "y": 1} for x in range(250)])
+    assert len(statements) == 1
+    bench.run_all()
+    assert [AsyncResult(str(job_id)).get() for job_id in ids] == list(range(1, 251))
+
+
+def test_no_jobs_at_all_are_no_statement(statements: list[Any]) -> None:
+    assert lab_add.delay_many([]) == []
+    assert statements == []
+
+
+def test_many_broker_only_jobs_are_no_rows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+
+    def publish(self: JobTask, args: Any, kwargs: Any, task_id: str, *rest: Any) -> AsyncResult:
+        sent.append(kwargs)
+        return AsyncResult(task_id or "")
+
+    monkeypatch.setattr(JobTask, "_publish", publish)
+    monkeypatch.setattr(lab_add, "durable", False)
+    lab_add.delay_many([{"x": 1, "y": 1}, {"x": 2, "y": 2}])
+    assert sent == [{"x": 1, "y": 1}, {"x": 2, "y": 2}]
+    assert not Job.objects.exists()
+
+
+def test_delay_of_a_durable_task_asks_no_broker(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("A message was published.")
+
+    monkeypatch.setattr("kombu.Producer.publish", refuse)
+    monkeypatch.setattr("kombu.Connection.connect", refuse)
+    monkeypatch.setattr("kombu.Connection.ensure_connection", refuse)
+    assert job_of(lab_nothing.delay()).state == Job.State.QUEUED
+
+
+# --- Options ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_countdown_waits_in_the_ledger(bench: Bench) -> None:
+    result = lab_nothing.apply_async(countdown=600)
+    assert seconds_from_now(job_of(result).run_at) == pytest.approx(600, abs=5)
+    assert bench.run_due() == 0
+
+
+@pytest.mark.parametrize("zone", [UTC, None], ids=["aware", "naive"])
+def test_an_eta_without_a_zone_is_in_the_apps_own(bench: Bench, zone: Any) -> None:
+    at = datetime(2050, 2, 5, 9, tzinfo=zone)
+    assert job_of(lab_nothing.apply_async(eta=at)).run_at == datetime(2050, 2, 5, 9, tzinfo=UTC)
+
+
+def test_an_eta_in_the_past_is_due_now(bench: Bench) -> None:
+    lab_nothing.apply_async(eta=timezone.now() - timedelta(days=1))
+    assert bench.run_due() == 1
+
+
+@pytest.mark.parametrize("expires", [60, 60.0, timedelta(seconds=60)], ids=["int", "float", "datetime"])
+def test_a_job_can_expire(bench: Bench, expires: Any) -> None:
+    moment = timezone.now() + expires if isinstance(expires, timedelta) else expires
+    expires_at = job_of(lab_nothing.apply_async(expires=moment)).expires_at
+    assert expires_at is not None
+    assert seconds_from_now(expires_at) == pytest.approx(60, abs=5)
+
+
+def test_an_expired_job_is_a_dead_letter_and_never_runs(bench: Bench) -> None:
+    result = look_at_request.apply_async(expires=-1)
+    bench.run_due()
+    assert seen == []
+    assert bench.letter(result).kind == DeadLetter.Kind.EXPIRED
+
+
+def test_a_queue_is_taken_from_the_call_before_the_routes(bench: Bench) -> None:
+    assert job_of(lab_nothing.delay()).queue == "default"
+    assert job_of(lab_nothing.apply_async(queue="low")).queue == "low"
+
+
+def test_a_queue_that_does_not_exist_is_refused_at_once(bench: Bench) -> None:
+    with pytest.raises(QueueNotFound):
+        lab_nothing.apply_async(queue="lwo")
+    assert not Job.objects.exists()
+
+
+def test_priority_and_headers_and_shadow_arrive_at_the_worker(bench: Bench) -> None:
+    look_at_request.apply_async(priority=7, headers={"tenant": "north"}, shadow="look")
+    [message] = bench.send()
+    bench.deliver(message)
+    assert job_of_only().priority == 7
+    assert seen[0]["headers"]["tenant"] == "north"
+    assert message.headers["shadow"] == "look"
+
+
+def job_of_only() -> Job:
+    return Job.objects.get()
+
+
+def test_time_limits_of_the_call_arrive_at_the_worker(bench: Bench) -> None:
+    look_at_request.apply_async(time_limit=9, soft_time_limit=8)
+    bench.run_due()
+    assert list(seen[0]["timelimit"]) == [9, 8]
+
+
+def test_a_job_has_the_id_that_the_caller_chose(bench: Bench) -> None:
+    chosen = str(uuid4())
+    assert lab_nothing.apply_async(task_id=chosen).id == chosen
+    assert job_of_only().pk == UUID(chosen)
+
+
+def test_an_id_that_is_no_uuid_finds_its_job_again(bench: Bench) -> None:
+    lab_add.apply_async((1, 2), task_id="import-2024-02")
+    bench.run_all()
+    assert AsyncResult("import-2024-02").get() == 3
+
+
+def test_the_same_id_twice_is_one_job(bench: Bench) -> None:
+    chosen = str(uuid4())
+    first, second = (lab_nothing.apply_async(task_id=chosen) for _ in range(2))
+    assert (first.created, second.created) == (True, False)
+    assert Job.objects.count() == 1
+
+
+def test_an_argument_that_is_missing_is_refused_at_once(bench: Bench) -> None:
+    with pytest.raises(TypeError):
+        lab_add.delay(1)
+    with pytest.raises(TypeError):
+        lab_add.delay_many([{"x": 1}])
+    assert not Job.objects.exists()
+
+
+def test_an_argument_that_is_no_json_is_refused_at_once(bench: Bench) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        lab_total.delay([object()])
+    assert not Job.objects.exists()
+
+
+def test_arguments_keep_the_types_that_celery_keeps(bench: Bench) -> None:
+    at, number = datetime(2024, 2, 5, 9, tzinfo=UTC), uuid4()
+    look_at_request.delay(at, number)
+    bench.run_due()
+    assert list(seen[0]["args"]) == [at, number]
+
+
+def test_link_runs_after_success_and_gets_the_result(bench: Bench) -> None:
+    callback = lab_add.s(10)
+    result = lab_add.apply_async((1, 2), link=callback)
+    bench.run_all()
+    following = Job.objects.exclude(pk=result.id).get()
+    assert (following.result, following.parent_id) == (13, UUID(result.id))
+
+
+def test_link_error_runs_after_the_job_has_died(bench: Bench) -> None:
+    result = lab_fail.apply_async(link_error=look_at_request.s())
+    bench.run_all()
+    assert job_of(result).state == Job.State.DEAD
+    assert len(seen) == 1
+
+
+def test_a_task_called_as_a_function_is_only_a_function(bench: Bench) -> None:
+    assert lab_add(1, 2) == 3
+    assert not Job.objects.exists()
+
+
+# --- Eager ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def eager() -> Any:
+    from celery import current_app
+
+    current_app.conf.task_always_eager = True
+    yield
+    current_app.conf.task_always_eager = False
+
+
+def test_eager_mode_runs_at_once_and_writes_nothing(bench: Bench, eager: None) -> None:
+    assert lab_add.delay(1, 2).get() == 3
+    assert not Job.objects.exists()
+
+
+def test_eager_mode_opens_what_is_sealed(bench: Bench, eager: None) -> None:
+    result = lab_secret.delay("open sesame", fail=False)
+    assert result.state == states.SUCCESS
+
+
+def test_apply_runs_here_and_now(bench: Bench) -> None:
+    assert lab_add.apply((1, 2)).get() == 3
+    assert not Job.objects.exists()
+
+
+# --- Attempts ---------------------------------------------------------------------------------------------------------
+
+
+class Unreachable(Exception):
+    pass
+
+
+@shared_task(name="tests.fail_twice", bind=True, autoretry_for=(Unreachable,), max_retries=5, retry_backoff=10)
+def fail_twice(self: JobTask) -> None:
+    seen.append(self.request.retries)
+    if self.request.retries < 2:
+        raise Unreachable("nobody there")
+
+
+@shared_task(name="tests.retry_by_hand", bind=True, max_retries=1)
+def retry_by_hand(self: JobTask, countdown: float = 3600) -> None:
+    raise self.retry(exc=Unreachable("nobody there"), countdown=countdown)
+
+
+@shared_task(name="tests.retry_elsewhere", bind=True)
+def retry_elsewhere(self: JobTask, x: int) -> None:
+    seen.append(x)
+    if x == 1:
+        raise self.retry(args=[2], queue="low", countdown=60)
+
+
+def test_a_retry_is_the_same_job_later(bench: Bench) -> None:
+    result = fail_twice.delay()
+    bench.run_due()
+    job = job_of(result)
+    assert (job.state, job.retries, job.attempts) == (Job.State.QUEUED, 1, 1)
+    assert -5 < seconds_from_now(job.run_at) <= 10
+    assert (result.state, job.errors[0]["message"]) == (states.RETRY, "nobody there")
+    bench.run_all()
+    assert seen == [0, 1, 2]
+    assert (job_of(result).state, job_of(result).attempts) == (Job.State.SUCCEEDED, 3)
+
+
+def test_backoff_grows_with_each_retry(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.randrange", lambda longest: longest - 1)  # full jitter at its longest
+    result = fail_twice.delay()
+    waits = []
+    for _ in range(2):
+        bench.run_due()
+        waits.append(round(seconds_from_now(job_of(result).run_at)))
+        Job.objects.update(run_at=timezone.now())
+    assert waits == [10, 20]
+
+
+def test_a_retry_by_hand_waits_as_long_as_it_says(bench: Bench) -> None:
+    result = retry_by_hand.delay()
+    bench.run_due()
+    assert seconds_from_now(job_of(result).run_at) == pytest.approx(3600, abs=5)
+
+
+def test_the_last_retry_leaves_a_dead_letter_with_the_error_itself(bench: Bench) -> None:
+    result = retry_by_hand.delay()
+    bench.run_all()
+    letter = bench.letter(result)
+    assert (letter.kind, letter.exception, letter.message) == ("exhausted", "Unreachable", "nobody there")
+    assert (letter.attempts, len(job_of(result).errors)) == (2, 2)
+
+
+def test_a_retry_may_change_its_arguments_and_its_queue(bench: Bench) -> None:
+    result = retry_elsewhere.delay(1)
+    bench.run_due()
+    job = job_of(result)
+    assert (job.args, job.queue) == ([2], "low")
+    bench.run_all()
+    assert seen == [1, 2]
+    assert job_of(result).state == Job.State.SUCCEEDED
+
+
+def test_a_message_of_an_earlier_attempt_does_not_skip_the_backoff(bench: Bench) -> None:
+    fail_twice.delay()
+    [message] = bench.send()
+    bench.deliver(message)
+    bench.deliver(message)
+    Job.objects.update(run_at=timezone.now())
+    bench.deliver(message)
+    assert seen == [0]
+
+
+def test_a_message_delivered_ten_times_runs_once(bench: Bench) -> None:
+    look_at_request.delay()
+    [message] = bench.send()
+    for _ in range(10):
+        bench.deliver(message)
+    assert len(seen) == 1
+    assert job_of_only().attempts == 1
+
+
+def test_an_error_that_nobody_retries_is_permanent(bench: Bench) -> None:
+    result = lab_fail.delay("broken")
+    bench.run_due()
+    job, letter = job_of(result), bench.letter(result)
+    assert (job.state, job.attempts, letter.kind) == (Job.State.DEAD, 1, "permanent")
+    assert letter.message == "broken"
+    assert "lab_fail" in letter.traceback
+
+
+def test_broker_messages_of_a_stranger_get_a_row(bench: Bench) -> None:
+    """Flower, or a service that knows Celery and not the ledger, publishes to the queue itself."""
+    lab_add.apply_async((1, 2), task_id="from-flower")
+    [message] = bench.send()
+    Job.objects.all().delete()
+    del message.headers["ledger"]
+    bench.deliver(message)
+    assert job_of_only().result == 3
+
+
+# --- AsyncResult ------------------------------------------------------------------------------------------------------
+
+
+def test_a_result_goes_through_celerys_states(bench: Bench) -> None:
+    result = lab_add.delay(1, 2)
+    assert result.state == states.PENDING
+    [message] = bench.send()
+    assert result.state == states.PENDING
+    bench.deliver(message)
+    assert (result.state, result.get(), result.successful()) == (states.SUCCESS, 3, True)
+
+
+def test_a_failed_result_raises_the_tasks_error(bench: Bench) -> None:
+    result = lab_fail.delay("broken")
+    bench.run_due()
+    assert result.state == states.FAILURE
+    with pytest.raises(Exception, match="broken"):
+        result.get()
+
+
+# --- Atomic -----------------------------------------------------------------------------------------------------------
+
+
+@shared_task(name="tests.add_a_user", atomic=True)
+def add_a_user(name: str) -> None:
+    User.objects.create(username=name)
+
+
+@shared_task(name="tests.lose_the_lease", bind=True, atomic=True)
+def lose_the_lease(self: JobTask, name: str) -> None:
+    User.objects.create(username=name)
+    Job.objects.filter(pk=self.request.id).update(token=99)
+
+
+def test_an_atomic_task_whose_end_fails_has_done_nothing_and_runs_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django.db import OperationalError
+
+    from apps.jobs import ledger
+
+    succeed = ledger.succeed
+    failures = iter([OperationalError("server closed the connection unexpectedly")])
+
+    def fail_once(*args: Any) -> None:
+        for failure in failures:
+            raise failure
+        succeed(*args)
+
+    monkeypatch.setattr(ledger, "succeed", fail_once)
+    result = add_a_user.delay("dora")
+    bench.run_due()
+    assert not User.objects.exists()
+    bench.run_all()
+    assert User.objects.count() == 1
+    assert job_of(result).state == Job.State.SUCCEEDED
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_atomic_task_that_lost_its_lease_has_done_nothing() -> None:
+    lose_the_lease.delay("dora")
+    Bench().run_due()
+    assert not User.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_an_atomic_task_starts_is_committed_with_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks.lab import lab_atomic
+
+    monkeypatch.setattr("apps.jobs.ledger.succeed", _refuse_to_end)
+    lab_atomic.delay()
+    Bench().run_due()
+    assert Job.objects.count() == 1, "a job was started by an attempt that did not count"
+
+
+def _refuse_to_end(*args: Any) -> None:
+    raise ValueError("not this time")
+
+
+# --- Snooze, and everything that is no end ----------------------------------------------------------------------------
+
+
+@shared_task(name="tests.snooze_then_fail", bind=True, autoretry_for=(Unreachable,), max_retries=1, retry_backoff=1)
+def snooze_then_fail(self: JobTask) -> None:
+    from apps.jobs.snooze import Snooze
+
+    seen.append(self.request.retries)
+    if len(seen) < 4:
+        raise Snooze(300, "rate limited")
+    raise Unreachable("nobody there")
+
+
+def test_a_snooze_costs_no_retry_and_no_attempt(bench: Bench) -> None:
+    result = snooze_then_fail.delay()
+    bench.run_due()
+    job = job_of(result)
+    assert (job.state, job.retries, job.attempts, job.errors) == (Job.State.QUEUED, 0, 0, [])
+    assert seconds_from_now(job.run_at) == pytest.approx(300, abs=5)
+    bench.run_all()
+    assert seen == [0, 0, 0, 0, 1], "three snoozes, and then both tries"
+    assert bench.letter(result).attempts == 2
+
+
+def test_a_running_job_that_meets_a_full_queue_comes_back_later(bench: Bench) -> None:
+    from config.queues import QueuePolicy
+
+    result = start_another.delay()
+    [message] = bench.send()
+    backpressure._counted.clear()
+    with override_settings(JOBS_QUEUES={**settings.JOBS_QUEUES, "low": QueuePolicy(max_depth=0, oldest_seconds=1)}):
+        bench.deliver(message)
+    job = job_of(result)
+    assert (job.state, job.attempts, job.errors) == (Job.State.QUEUED, 0, [])
+    assert seconds_from_now(job.run_at) > 5
+
+
+@shared_task(name="tests.start_another")
+def start_another() -> None:
+    lab_nothing.apply_async(queue="low")
+
+
+@shared_task(name="tests.ignore")
+def ignore() -> None:
+    from celery.exceptions import Ignore
+
+    raise Ignore
+
+
+@shared_task(name="tests.reject", bind=True)
+def reject(self: JobTask, requeue: bool) -> None:
+    from celery.exceptions import Reject
+
+    raise Reject("not now", requeue=requeue)
+
+
+def test_a_task_that_ignores_itself_has_succeeded(bench: Bench) -> None:
+    result = ignore.delay()
+    bench.run_due()
+    assert job_of(result).state == Job.State.SUCCEEDED
+
+
+def test_a_rejected_job_is_a_dead_letter_and_a_requeued_one_comes_back(bench: Bench) -> None:
+    dead, back = reject.delay(requeue=False), reject.delay(requeue=True)
+    bench.run_due()
+    assert bench.letter(dead).kind == DeadLetter.Kind.REJECTED
+    assert job_of(back).state == Job.State.QUEUED
+
+
+@shared_task(name="tests.replace_itself", bind=True, ignore_result=False)
+def replace_itself(self: JobTask) -> Any:
+    return self.replace(lab_add.s(20, 22))
+
+
+def test_a_task_can_replace_itself_and_keeps_its_id(bench: Bench) -> None:
+    result = replace_itself.delay()
+    bench.run_all()
+    assert result.get() == 42
+    assert Job.objects.count() == 1
+
+
+def test_no_two_rows_of_a_job_in_json_differ_from_what_was_asked(bench: Bench) -> None:
+    """Text that PostgreSQL's jsonb is picky about."""
+    text = 'a "quoted" line\n with ünïcödé and a \\ and \u2028'
+    result = lab_fail.delay(text)
+    assert job_of(result).args == [text]
+    bench.run_due()
+    assert text.strip() in json.loads(json.dumps(bench.letter(result).message))
