@@ -19,7 +19,11 @@
     succeeded: "badge-ok", dead: "badge-bad", cancelled: "badge-muted",
   };
 
-  class Refused extends Error {}
+  const LOST = "Connection lost, retrying…";
+  const BROKEN = "The server answers with an error, retrying…";
+
+  class Refused extends Error {}   // asking again would be answered the same
+  class Broken extends Error {}    // there is a server, and it has a problem
 
   async function ask(url, options = {}) {
     const answer = await fetch(url, { credentials: "same-origin", signal: AbortSignal.timeout(PATIENCE), ...options });
@@ -49,7 +53,7 @@
         wait = found === "changed" ? quick : Math.min(wait * 1.4, SLOW);
       } catch (error) {
         if (error instanceof Refused) { trouble(true, error.message); return; }
-        trouble(true);
+        trouble(true, error instanceof Broken ? BROKEN : LOST);
         wait = Math.min(wait * 2, OFFLINE);
       }
     }
@@ -61,7 +65,10 @@
   const badgeOf = (state) => `badge ${BADGES[state] ?? "badge-muted"}${state === "running" ? " badge-live" : ""}`;
 
   function countOf(job) {
-    if (job.total) return `${job.done.toLocaleString()} of ${job.total.toLocaleString()} · ${job.percent} %`;
+    if (job.total) {
+      const left = job.eta && !job.finished ? ` · about ${Math.ceil(job.eta)} s left` : "";
+      return `${job.done.toLocaleString()} of ${job.total.toLocaleString()}${left}`;
+    }
     return job.done ? job.done.toLocaleString() : "";
   }
 
@@ -91,7 +98,7 @@
   function follow(box) {
     let before = "";
     const line = box.querySelector("[data-job-trouble]");
-    const trouble = (lost, sentence = "Connection lost, retrying…") => {
+    const trouble = (lost, sentence) => {
       if (!line) return;
       line.textContent = lost ? sentence : "";
       line.hidden = !lost;
@@ -99,7 +106,7 @@
     const look = async () => {
       const answer = await ask(`/jobs/${box.dataset.job}/?format=json`, { headers: { Accept: "application/json" } });
       if (answer.status === 404) throw new Refused("This job is not there any more, or it is not yours.");
-      if (!answer.ok) throw new Error(answer.statusText);
+      if (!answer.ok) throw new Broken();
       const text = await answer.text();
       const job = JSON.parse(text);
       draw(box, job);
@@ -119,7 +126,7 @@
 
   function refresh(box) {
     const place = box.parentElement;
-    const trouble = (lost, sentence = "Connection lost, retrying…") => {
+    const trouble = (lost, sentence) => {
       let line = place.querySelector(":scope > .live-trouble");
       if (!lost) { line?.remove(); return; }
       if (!line) {
@@ -134,7 +141,7 @@
       if (!current.isConnected) return "end";
       const answer = await ask(current.dataset.refresh, { headers: { "X-Piece": "1" } });
       if (answer.status >= 400 && answer.status < 500) throw new Refused("There is nothing more to see here. Reload the page.");
-      if (!answer.ok) throw new Error(answer.statusText);
+      if (!answer.ok) throw new Broken();
       const next = piece(await answer.text());
       if (!current.isConnected) return "end";
       const changed = next.innerHTML !== current.innerHTML;
@@ -178,6 +185,8 @@
     act(event.target);
   });
 
+  // On a phone the bar is wider than the screen: show where we are.
+  document.querySelector(".nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
   document.querySelectorAll("[data-job]").forEach(follow);
   document.querySelectorAll("[data-refresh]").forEach(refresh);
 })();

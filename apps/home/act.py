@@ -60,15 +60,23 @@ def jobs_of(job_ids: Sequence[UUID]) -> list[Job]:
     return [rows[job_id] for job_id in job_ids if job_id in rows]
 
 
-def once_ended(verdict: Callable[[list[Job]], Seen]) -> Verdict:
-    """A verdict that has to wait until each of the jobs has ended."""
+def of_jobs(verdict: Callable[[list[Job]], Seen]) -> Verdict:
+    """A verdict on the jobs as they are now, one of them at least."""
 
     def seen(job_ids: Sequence[UUID]) -> Seen:
         jobs = jobs_of(job_ids)
-        live = [job for job in jobs if job.is_live]
-        if live:
-            return Seen(_still(live, len(jobs)))
         return verdict(jobs) if jobs else Seen("There are no such jobs any more.", held=False)
+
+    return seen
+
+
+def once_ended(verdict: Callable[[list[Job]], Seen]) -> Verdict:
+    """A verdict that has to wait until each of the jobs has ended."""
+
+    @of_jobs
+    def seen(jobs: list[Job]) -> Seen:
+        live = [job for job in jobs if job.is_live]
+        return Seen(_still(live, len(jobs))) if live else verdict(jobs)
 
     return seen
 
@@ -91,6 +99,10 @@ def succeeded(jobs: list[Job]) -> Seen:
 
 def attempts(job: Job) -> str:
     return "one attempt" if job.attempts == 1 else f"{job.attempts} attempts"
+
+
+def times(count: int) -> str:
+    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def seconds_between(earlier: object, later: object) -> float:

@@ -19,6 +19,7 @@ from django.utils.http import urlencode
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
+from apps.accounts.access import member_of_staff
 from apps.home.act import Act, CannotPlay, jobs_of
 from apps.home.patterns import CHAPTERS, Pattern, find
 from apps.home.pulse import pulse as take_pulse
@@ -48,11 +49,13 @@ def pulse(request: HttpRequest) -> HttpResponse:
 @require_POST
 def play(request: HttpRequest, slug: str, act: str) -> HttpResponseBase:
     pattern, chosen = _find(slug, act)
-    user = _member_of_staff(request)
+    user = _player(request)
     try:
         started = chosen.start(user)
     except QueueFull as full:
-        return _refuse(request, pattern, 503, str(full), {"Retry-After": str(full.retry_after)})
+        response = _refuse(request, pattern, 503, f"{full} Nothing was written. Try again in {full.retry_after} s.")
+        response["Retry-After"] = str(full.retry_after)
+        return response
     except CannotPlay as sorry:
         return _refuse(request, pattern, 409, str(sorry))
     if _wants_piece(request):
@@ -67,7 +70,7 @@ def play(request: HttpRequest, slug: str, act: str) -> HttpResponseBase:
 @never_cache
 def seen(request: HttpRequest, slug: str, act: str) -> HttpResponse:
     pattern, chosen = _find(slug, act)
-    _member_of_staff(request)
+    _player(request)
     outcome = _outcome(pattern, act, chosen, _asked_ids(request))
     return render(request, "home/_seen.html" if _wants_piece(request) else "home/seen.html", outcome)
 
@@ -79,12 +82,11 @@ def _find(slug: str, act: str) -> tuple[Pattern, Act]:
     return pattern, pattern.run if act == "run" else pattern.break_
 
 
-def _member_of_staff(request: HttpRequest) -> User:
-    if not isinstance(request.user, User) or not request.user.is_staff:
-        raise PermissionDenied("Only members of staff may start work from this page.")
+def _player(request: HttpRequest) -> User:
+    user = member_of_staff(request)
     if not settings.SANDBOX:
         raise PermissionDenied("These buttons charge cards and break things, so they work with the sandbox only.")
-    return request.user
+    return user
 
 
 def _asked_ids(request: HttpRequest) -> list[UUID]:
@@ -95,7 +97,7 @@ def _asked_ids(request: HttpRequest) -> list[UUID]:
 
 
 def _outcome(pattern: Pattern, name: str, act: Act, ids: list[UUID] | tuple[UUID, ...]) -> dict[str, Any]:
-    jobs = jobs_of(ids)
+    jobs = jobs_of(list(dict.fromkeys(ids)))  # a refused duplicate names the same job again
     verdict = act.seen(ids)
     letters = dict(DeadLetter.objects.filter(job_id__in=ids).values_list("job_id", "pk"))
     return {
@@ -112,12 +114,9 @@ def _seen_url(pattern: Pattern, act: str, ids: list[UUID] | tuple[UUID, ...]) ->
     return f"{reverse('seen', args=[pattern.slug, act])}?{urlencode({'job': ids}, doseq=True)}"
 
 
-def _refuse(
-    request: HttpRequest, pattern: Pattern, status: int, sentence: str, headers: dict[str, str] | None = None
-) -> HttpResponse:
+def _refuse(request: HttpRequest, pattern: Pattern, status: int, sentence: str) -> HttpResponse:
     template = "home/_refused.html" if _wants_piece(request) else "home/refused.html"
-    context = {"pattern": pattern, "sentence": sentence}
-    return render(request, template, context, status=status, headers=headers)
+    return render(request, template, {"pattern": pattern, "sentence": sentence}, status=status)
 
 
 def _wants_piece(request: HttpRequest) -> bool:

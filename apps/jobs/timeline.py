@@ -23,8 +23,7 @@ class Moment:
 
 
 def timeline(job: Job) -> list[Moment]:
-    moments = [Moment("Queued", job.created_at), *_failed_attempts(job), *_now(job)]
-    return moments if job.finished_at is None else [*moments, _end(job)]
+    return [Moment("Queued", job.created_at), *_failed_attempts(job), *_latest(job)]
 
 
 def _failed_attempts(job: Job) -> list[Moment]:
@@ -33,15 +32,15 @@ def _failed_attempts(job: Job) -> list[Moment]:
             what=f"Attempt {number} failed",
             at=parse_datetime(str(error.get("at"))),
             mood="bad",
-            detail=f"{error.get('kind')}: {error.get('message')}",
+            detail=f"{error.get('exception')}: {error.get('message')}",
             traceback=str(error.get("traceback") or ""),
         )
         for number, error in enumerate(job.errors, start=1)
     ]
 
 
-def _now(job: Job) -> list[Moment]:
-    """What goes on at this moment: waiting, on its way, or running. Earlier hand-overs are not kept."""
+def _latest(job: Job) -> list[Moment]:
+    """What goes on now, or how it ended. Of earlier attempts only the errors are kept."""
     match job.state:
         case Job.State.QUEUED if job.run_at - job.created_at > AT_ONCE:
             return [Moment("Waits until it is due", job.run_at, "now")]
@@ -49,8 +48,10 @@ def _now(job: Job) -> list[Moment]:
             return [Moment("Handed to the broker", job.sent_at, "now")]
         case Job.State.RUNNING:
             return [Moment(f"Attempt {job.attempts} is running", job.started_at, "now", _worker(job))]
-        case _ if job.started_at:
-            return [Moment("Last started", job.started_at)]
+        case Job.State.SUCCEEDED:
+            return [Moment(f"Attempt {job.attempts} started", job.started_at, detail=_worker(job)), _end(job)]
+        case Job.State.DEAD | Job.State.CANCELLED:
+            return [_end(job)]
     return []
 
 

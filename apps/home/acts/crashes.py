@@ -6,7 +6,7 @@ from uuid import UUID
 from django.contrib.auth.models import User
 
 import tasks
-from apps.home.act import Seen, Started, ids, once_ended
+from apps.home.act import Seen, Started, ids, once_ended, times
 from apps.home.acts.mischief import call_unknown_task, send_garbage
 from apps.jobs.models import DeadLetter, Job
 
@@ -23,7 +23,7 @@ def crash_always(_: User) -> Started:
 def survived(jobs: list[Job]) -> Seen:
     [job] = jobs
     held = job.state == Job.State.SUCCEEDED and job.crashes > 0
-    return Seen(f"Its process died {job.crashes} times, and it ended as {job.state}.", held)
+    return Seen(f"Its process died {times(job.crashes)}, and it ended as {job.state}.", held)
 
 
 @once_ended

@@ -53,8 +53,8 @@ def reported(jobs: list[Job]) -> Seen:
 def stopped(jobs: list[Job]) -> Seen:
     [job] = jobs
     ran = seconds_between(job.started_at, job.finished_at)
-    held = job.state == Job.State.CANCELLED and job.attempts == 1
-    return Seen(f"It ended as {job.state}, {ran:.1f} s after it was started.", held)
+    when = f"{ran:.1f} s after it was started" if job.started_at else "before it was started"
+    return Seen(f"It ended as {job.state}, {when}.", job.state == Job.State.CANCELLED)
 
 
 def good_upload(user: User) -> Started:

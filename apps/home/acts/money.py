@@ -6,7 +6,7 @@ from uuid import UUID
 from django.contrib.auth.models import User
 from django.db import connection, transaction
 
-from apps.home.act import CannotPlay, Seen, Started, attempts, once_ended
+from apps.home.act import CannotPlay, Seen, Started, attempts, once_ended, times
 from apps.home.acts.cast import DECLINES, PAYS, charges_at_stripe, customer, misbehave, order_of
 from apps.home.acts.mischief import deliver_again
 from apps.jobs import dead_letters
@@ -37,9 +37,9 @@ def charge_under_fire(_: User) -> Started:
 @once_ended
 def paid_once(jobs: list[Job]) -> Seen:
     order = _order(jobs[0])
-    times = charges_at_stripe(order)
-    held = times == 1 and order.status == Order.Status.PAID
-    return Seen(f"Stripe's books: {order} was charged {_times(times)}, after {attempts(jobs[0])}.", held)
+    count = charges_at_stripe(order)
+    held = count == 1 and order.status == Order.Status.PAID
+    return Seen(f"Stripe's books: {order} was charged {times(count)}, after {attempts(jobs[0])}.", held)
 
 
 def decline(_: User) -> Started:
@@ -53,7 +53,7 @@ def declined_for_good(jobs: list[Job]) -> Seen:
     letter = DeadLetter.objects.filter(job_id=job.pk).first()
     if letter is None:
         return Seen("The job ended without a dead letter.", held=False)
-    return Seen(f"Dead after {attempts(job)}, and a letter says why: {letter.message}", job.attempts == 1)
+    return Seen(f"Dead after {attempts(job)}, and a letter says why: {letter.message}", held=True)
 
 
 def replay_twice(user: User) -> Started:
@@ -92,7 +92,3 @@ def _order_and_charge(buyer: Customer) -> tuple[Order, UUID]:
 
 def _order(job: Job) -> Order:
     return Order.objects.get(pk=job.kwargs["order_id"])
-
-
-def _times(count: int) -> str:
-    return {0: "never", 1: "once"}.get(count, f"{count} times")

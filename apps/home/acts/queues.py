@@ -1,15 +1,13 @@
 """Queues: the urgent one is quick, a full one says so, a paused one keeps its jobs."""
 
-from collections.abc import Sequence
 from datetime import timedelta
-from uuid import UUID
 
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.utils import timezone
 
 import tasks
-from apps.home.act import Seen, Started, ids, jobs_of, once_ended, seconds_between
+from apps.home.act import Seen, Started, ids, of_jobs, once_ended, seconds_between
 from apps.jobs import queues
 from apps.jobs.models import Job
 
@@ -30,8 +28,9 @@ def urgent_behind_a_flood(_: User) -> Started:
     return Started(f"Put {FLOOD} jobs on the queue low, and then one on high.", ids([job.id]))
 
 
-def urgent_was_quick(job_ids: Sequence[UUID]) -> Seen:
-    [job] = jobs_of(job_ids)
+@of_jobs
+def urgent_was_quick(jobs: list[Job]) -> Seen:
+    [job] = jobs
     if job.started_at is None:
         return Seen("It has not been started yet.")
     waited = seconds_between(job.created_at, job.started_at)

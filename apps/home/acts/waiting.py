@@ -1,19 +1,19 @@
 """Jobs that wait: until a time, until they say so themselves, until the next tick."""
 
 import time
-from collections.abc import Sequence
 from datetime import timedelta
-from uuid import NAMESPACE_OID, UUID, uuid5
+from uuid import NAMESPACE_OID, uuid5
 
 from django.contrib.auth.models import User
 from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
 
 import tasks
-from apps.home.act import CannotPlay, Seen, Started, ids, jobs_of, once_ended, seconds_between
+from apps.home.act import CannotPlay, Seen, Started, ids, of_jobs, once_ended, seconds_between, times
 from apps.home.acts.cast import newest_user
 from apps.jobs import ledger
 from apps.jobs.models import Job
+from apps.jobs.ticks import next_tick
 
 DELAY = 10
 NAP = 4
@@ -26,8 +26,9 @@ def remind_later(user: User) -> Started:
     return Started(f"Asked for a reminder to {reader} in {DELAY} s.", ids([job.id]))
 
 
-def on_time(job_ids: Sequence[UUID]) -> Seen:
-    [job] = jobs_of(job_ids)
+@of_jobs
+def on_time(jobs: list[Job]) -> Seen:
+    [job] = jobs
     if job.started_at is None:
         return Seen(f"Due in {max(0, (job.run_at - timezone.now()).total_seconds()):.0f} s.")
     waited = seconds_between(job.created_at, job.started_at)
@@ -58,15 +59,16 @@ def came_back(jobs: list[Job]) -> Seen:
     return Seen(f"Done after {waited:.1f} s; no worker waited, and {retries or 'no'} retry was used.", held)
 
 
-def cancelled(job_ids: Sequence[UUID]) -> Seen:
-    [job] = jobs_of(job_ids)
+@of_jobs
+def cancelled(jobs: list[Job]) -> Seen:
+    [job] = jobs
     held = job.state == Job.State.CANCELLED and job.attempts == 0
     return Seen("It is cancelled, and will not be sent." if held else f"It is {job.state}.", held)
 
 
 def tick_now(_: User) -> Started:
     schedule = _schedule("tasks.sync_external_data")
-    left = schedule.schedule.remaining_estimate(schedule.last_run_at or timezone.now())
+    left = (next_tick(schedule) or timezone.now()) - timezone.now()
     job = tasks.sync_external_data.delay()
     return Started(f"Ran “{schedule.name}” now. By its schedule it is next due in {_in_words(left)}.", ids([job.id]))
 
@@ -83,13 +85,13 @@ def tick_twice(_: User) -> Started:
 def ticked(jobs: list[Job]) -> Seen:
     runs = len({job.pk for job in jobs})
     held = runs == 1 and jobs[0].state == Job.State.SUCCEEDED
-    return Seen(f"It was run {'once' if runs == 1 else f'{runs} times'}, and ended as {jobs[0].state}.", held)
+    return Seen(f"It was run {times(runs)}, and ended as {jobs[0].state}.", held)
 
 
 def _schedule(task: str) -> PeriodicTask:
     found = PeriodicTask.objects.filter(task=task).first()
     if found is None:
-        raise CannotPlay(f"There is no schedule for {task} yet. Start beat once: it writes the schedules down.")
+        raise CannotPlay(f"There is no schedule for {task}. `manage.py migrate` writes them down.")
     return found
 
 
