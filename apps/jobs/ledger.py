@@ -376,6 +376,45 @@ def report(job_id: UUID, token: int, progress: Mapping[str, Any]) -> bool:
     return bool(row[0])
 
 
+SLOTS_TAKEN = """
+    SELECT count(*) FROM jobs_job
+    WHERE running_key = %s AND state = 'running' AND lease_until > statement_timestamp()
+"""
+
+
+def take_slot(job_id: UUID, token: int, key: str, at_most: int) -> bool:
+    """Have a running job count under this key; False if `at_most` others do. Its end, or its lease's, frees the slot.
+
+    Raises ValueError for a job that holds a slot already, and RuntimeError within a transaction, whose commit is the
+    first that others see of the slot.
+    """
+    with transaction.atomic(durable=True), connection.cursor() as cursor:
+        # Of two that count at the same time each would miss the other.
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('nightshift.running:' || %s, 0))", [key])
+        cursor.execute(
+            f"UPDATE jobs_job SET running_key = coalesce(running_key, CASE WHEN ({SLOTS_TAKEN}) < %s THEN %s END)"
+            " WHERE id = %s AND token = %s AND state = 'running'"
+            " RETURNING (SELECT running_key FROM jobs_job AS old WHERE old.id = jobs_job.id), running_key",
+            [key, at_most, key, job_id, token],
+        )
+        row = cursor.fetchone()
+    if row is None:
+        raise LeaseLost(f"Job {job_id} is no longer ours to limit (token {token}).")
+    before, after = row
+    if before is not None:
+        raise ValueError(f"The job holds a slot of {before!r} already, and can hold one at a time.")
+    return after is not None
+
+
+def leave_slot(job_id: UUID, token: int) -> None:
+    """A second time, or after the lease was lost, changes nothing."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE jobs_job SET running_key = NULL WHERE id = %s AND token = %s AND state = 'running'",
+            [job_id, token],
+        )
+
+
 def bury(job_id: UUID, token: int | None, failure: Failure) -> bool:
     """→ dead, together with its dead letter. False if the job had ended, or the token is no longer its own.
 
