@@ -88,7 +88,8 @@ class LedgerScheduler(DatabaseScheduler):
 
     def enabled_models_qs(self) -> "QuerySet[PeriodicTask]":
         """All of them. The parent leaves out crontabs of other hours, and so forgets what was missed."""
-        return PeriodicTask.objects.enabled().select_related(*KINDS_OF_SCHEDULE)
+        models: QuerySet[PeriodicTask] = PeriodicTask.objects.filter(enabled=True)
+        return models.select_related(*KINDS_OF_SCHEDULE)
 
     def _run_due(self) -> float:
         waits = [self._attend(model) for model in self.enabled_models_qs()]

@@ -1,7 +1,7 @@
 """When a schedule is due: pure arithmetic on times, for every kind of schedule that django-celery-beat knows."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from celery.schedules import schedule as Every  # noqa: N812  (its own name says nothing)
 from django_celery_beat.clockedschedule import clocked
@@ -18,7 +18,7 @@ def _counts_from(model: PeriodicTask) -> datetime:
     schedule = model.schedule
     moment: datetime = model.last_run_at or model.date_changed
     if isinstance(schedule, Every):
-        before_start = schedule.run_every
+        before_start = timedelta(seconds=schedule.seconds)
     else:
         # Someone who changes 02:00 to 09:00 at noon has not missed today's tick.
         moment = max(moment, model.date_changed)
@@ -29,12 +29,12 @@ def _counts_from(model: PeriodicTask) -> datetime:
 def tick_after(schedule: Any, moment: datetime) -> datetime:
     """The first tick later than `moment`. A clocked schedule has one tick, whatever the moment."""
     if isinstance(schedule, Every):
-        return moment + schedule.run_every
+        return moment + timedelta(seconds=schedule.seconds)
     if isinstance(schedule, clocked):
-        return schedule.clocked_time
+        return cast(datetime, schedule.clocked_time)
     moment = moment.astimezone(UTC)  # in which an hour later is an hour later
     schedule.nowfun = lambda: moment
-    tick = moment + schedule.remaining_estimate(moment.astimezone(schedule.tz))
+    tick: datetime = moment + schedule.remaining_estimate(moment.astimezone(schedule.tz))
     if tick <= moment:
         # When the clocks go back an hour comes twice, and Celery has taken the first one, which is over.
         tick = tick.astimezone(schedule.tz).replace(fold=1)
@@ -47,6 +47,7 @@ def latest_tick(schedule: Any, first: datetime, now: datetime, oldest: datetime)
     Not in steps: a schedule of every second that slept over a week-end has passed 200,000 ticks.
     """
     if isinstance(schedule, Every):
-        return first + (now - first) // schedule.run_every * schedule.run_every
+        every: timedelta = schedule.run_every
+        return first + (now - first) // every * every
     later = tick_after(schedule, oldest)
     return later if first < later <= now else first
