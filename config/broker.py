@@ -5,16 +5,18 @@ from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
+from config.env import env
+
 
 def broker_transport_options(url: str) -> dict[str, Any]:
     scheme = urlsplit(url).scheme
     if scheme in ("redis", "rediss"):
         return {
-            # No countdown ever waits in the broker and a job's lease is renewed while it runs, so a message that is
-            # not acknowledged for two minutes belongs to a dead worker. The claim drops it if that was wrong.
-            "visibility_timeout": 120,
+            # What a killed worker had fetched but not started comes back after this many seconds. It may be short:
+            # no countdown waits in the broker, and the claim drops the second message of a job that runs for longer.
+            "visibility_timeout": env.int("BROKER_VISIBILITY_SECONDS", 60),
             # kombu looks for such messages every 10 × 10 polls by default, which adds up to 100 s.
-            "unacked_restore_interval": 5,
+            "unacked_restore_interval": 1,
             "unacked_restore_throttle": 1,
             # A frozen broker must raise within seconds: without these a publish blocks for ever.
             "socket_timeout": 5,

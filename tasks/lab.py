@@ -56,7 +56,7 @@ def lab_flaky(self: JobTask, failures: int) -> None:
         raise LabError(f"Attempt {self.request.retries + 1} of {failures} that fail.")
 
 
-@shared_task
+@shared_task(max_retries=1)
 def lab_crash() -> None:
     """Takes its own process down, as a segmentation fault or the out-of-memory killer would. Safe to run twice: it
     has no effect but that."""

@@ -17,17 +17,17 @@ from typing import Any
 from celery.worker.consumer import Consumer
 from kombu.exceptions import ContentDisallowed, DecodeError
 
-from apps.jobs import connections, dead_letters, ledger
+from apps.jobs import connections, dead_letters, lease, ledger
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.ids import job_id_of
 from apps.jobs.transport import UNREADABLE
 
 logger = logging.getLogger(__name__)
 
-# A message that cannot be stored comes back after this many seconds; at once would be a loop.
-REQUEUE_AFTER = 5.0
-# The main process has other messages to serve: it does not wait long for a database.
+# The main process has other messages to serve: it does not wait long for a database (seconds).
 PATIENCE = 2.0
+# A message whose letter cannot be written comes back after this many seconds; at once would be a loop.
+REQUEUE_AFTER = 5.0
 
 
 class BadMessage(ValueError):
@@ -42,7 +42,7 @@ class JobConsumer(Consumer):
             try:
                 check(message)
                 return handle(message)
-            except ContentDisallowed as exc:
+            except (BadMessage, ContentDisallowed) as exc:
                 self.bury(message, exc)
             except Exception as exc:  # whatever is wrong with a message, the worker must outlive it
                 logger.exception("A message cannot be used")
@@ -61,7 +61,7 @@ class JobConsumer(Consumer):
                 message.ack()
                 return
         except connections.LOST:
-            return requeue_later(self.timer, message)
+            return lease.call_later(REQUEUE_AFTER, message.requeue)
         self.bury(message, exc, Failure.unknown_task(task))
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
@@ -76,7 +76,7 @@ class JobConsumer(Consumer):
         try:
             connections.patiently(lambda: dead_letters.write_for_message(message, failure), PATIENCE)
         except connections.LOST:
-            requeue_later(self.timer, message)
+            lease.call_later(REQUEUE_AFTER, message.requeue)
         else:
             logger.error("Dead letter for a message that is no task call: %s", failure.message)
             message.ack_log_error(logger, self.connection_errors)
@@ -88,10 +88,6 @@ class JobConsumer(Consumer):
             # Celery 5.7.0 closes the channel twice; the second time kombu has no client to restore the unacknowledged
             # with, and the worker would exit. They come back after the visibility time-out.
             logger.debug("The broker's channel was closed twice", exc_info=True)
-
-
-def requeue_later(timer: Any, message: Any) -> None:
-    timer.call_after(REQUEUE_AFTER, message.requeue)
 
 
 def check(message: Any) -> None:

@@ -15,6 +15,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -35,6 +37,7 @@ logger = logging.getLogger(__name__)
 RENEWALS_PER_LEASE = 3
 
 _worker_id: UUID | None = None
+_timer: Any = None
 _stopping = threading.Event()
 
 
@@ -54,6 +57,11 @@ def token_of(job_id: UUID) -> int | None:
     return held.values_list("token", flat=True).first()
 
 
+def call_later(seconds: float, action: Callable[[], Any]) -> None:
+    """In this worker's main process."""
+    _timer.call_after(seconds, action)
+
+
 class LeaseStep(bootsteps.StartStopStep):
     """Part of the worker, not of its connection to the broker: it goes on while the broker is away."""
 
@@ -68,6 +76,8 @@ class LeaseStep(bootsteps.StartStopStep):
             task_postrun.connect(connections.close)
 
     def start(self, parent: Any) -> None:
+        global _timer
+        _timer = parent.timer
         connections.patiently(lambda: self._introduce(parent))
         every = settings.JOBS_LEASE.total_seconds() / RENEWALS_PER_LEASE
         self.timer_entry = parent.timer.call_repeatedly(every, self._beat, (parent,))
@@ -142,7 +152,8 @@ def _end_grace() -> None:
     """Renew while the main loop no longer does; then kill what still runs and have Celery stop cold."""
     deadline = time.monotonic() + settings.JOBS_SHUTDOWN_GRACE.total_seconds()
     while state.active_requests and time.monotonic() < deadline:
-        connections.patiently(renew_leases, patience=0)
+        with suppress(*connections.LOST):
+            renew_leases()
         time.sleep(0.2)
     if state.active_requests:
         logger.warning("Grace is over: %d running jobs are handed back.", len(state.active_requests))

@@ -18,8 +18,10 @@ from apps.jobs.ids import job_id_of
 
 logger = logging.getLogger(__name__)
 
-# The main process must not wait long for a database: it has other jobs' messages to serve.
+# The main process has other jobs' messages to serve: it does not wait long for a database (seconds).
 PATIENCE = 2.0
+# A message whose letter cannot be written comes back after this many seconds; at once would be a loop.
+REQUEUE_AFTER = 5.0
 
 
 class JobRequest(Request):
@@ -71,7 +73,7 @@ class JobRequest(Request):
         except connections.LOST as error:
             state.task_ready(self)
             logger.warning("%s[%s] failed, and its dead letter cannot be written yet: %s", self.name, self.id, error)
-            self.task.app.consumer_of_this_worker.requeue_later(self.message)
+            lease.call_later(REQUEUE_AFTER, self.message.requeue)
         else:
             super().on_failure(exc_info, send_failed_event, return_ok)
 
