@@ -4,7 +4,11 @@ from celery import shared_task
 from django.db import transaction
 
 from apps.catalog import changes, services
+from apps.jobs.limits import Rate
 from tasks.policies import SUPPLIER
+
+# What the supplier's contract allows the shop. However many workers there are, they share it.
+SUPPLIER_RATE = Rate("supplier", "3000/minute")
 
 # A run that has this many pages to read is catching up; the rest waits for the next run, five minutes later.
 PAGES_A_RUN = 100
@@ -16,6 +20,7 @@ def sync_to_external_api(record_id: int) -> None:
 
     Safe to run twice: it puts the product's present state under its sku, so the second time changes nothing.
     """
+    SUPPLIER_RATE.acquire()
     services.push_product(record_id)
 
 
@@ -26,6 +31,7 @@ def sync_external_data() -> None:
     Safe to run twice: a page, its cursor and its jobs commit together; whoever finds the cursor moved saves nothing.
     """
     for _ in range(PAGES_A_RUN):
+        SUPPLIER_RATE.acquire()
         page = changes.next_page()
         with transaction.atomic():
             saved = changes.save_page(page)

@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 from django.db import transaction
+from redis import Redis
 
 import tasks
 from apps.catalog import changes
 from apps.catalog.client import Page, SupplierRefused
 from apps.catalog.models import SupplierChange, SupplierCursor
+from apps.jobs.limits import Rate
 from apps.jobs.models import Job
 from apps.sandbox.client import Sandbox
 from tests.shop import a_product
@@ -101,6 +103,16 @@ def test_a_rate_limit_costs_no_retry_and_asks_only_once(sandbox: Sandbox) -> Non
     result = tasks.sync_to_external_api.apply(kwargs={"record_id": a_product().pk})
     assert result.state == "IGNORED"
     assert sandbox.counts()["asked"]["supplier"] == {"products.put": 1}
+
+
+def test_the_whole_fleet_shares_one_limit_and_a_refusal_waits_for_its_turn(
+    sandbox: Sandbox, valkey: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.catalog.SUPPLIER_RATE", Rate("supplier", "2/minute"))
+    record_id = a_product().pk
+    states = [tasks.sync_to_external_api.apply(kwargs={"record_id": record_id}).state for _ in range(3)]
+    assert states == ["SUCCESS", "SUCCESS", "IGNORED"]
+    assert sandbox.counts()["asked"]["supplier"] == {"products.put": 2}
 
 
 def test_a_product_pushed_twice_is_one_product(sandbox: Sandbox) -> None:
