@@ -10,5 +10,6 @@ urlpatterns = [
     path("reports/", include("apps.reports.urls")),
     path("accounts/", include("apps.accounts.urls")),
     path("webhooks/", include("apps.payments.urls")),
+    path("sandbox/", include("apps.sandbox.urls")),
     path("admin/", admin.site.urls),
 ]

@@ -176,6 +176,10 @@ def _let_go_of_expired_key(key: str | None) -> None:
 
 PAUSED = "SELECT queue FROM jobs_queuepause WHERE until IS NULL OR until > statement_timestamp()"
 
+# The broker holds at most so many of a queue's jobs: enough to keep the workers busy until the relay's next turn. The
+# rest of a backlog waits in the ledger, so a broker's memory is bounded, and a wiped one is soon filled again.
+WINDOW = 5_000
+
 # One index scan a queue, so that a flood in one does not stand before the others.
 OPEN_QUEUES = f"(SELECT name FROM unnest(%s::text[]) AS name WHERE name NOT IN ({PAUSED})) AS open"
 
@@ -185,7 +189,9 @@ TAKE_DUE = f"""
     FROM {OPEN_QUEUES} CROSS JOIN LATERAL (
         SELECT id FROM jobs_job
         WHERE state = 'queued' AND queue = open.name AND run_at <= statement_timestamp()
-        ORDER BY run_at LIMIT %s
+        ORDER BY run_at
+        LIMIT least(%s, %s - (SELECT count(*) FROM (
+            SELECT 1 FROM jobs_job WHERE state = 'sent' AND queue = open.name LIMIT %s) AS sent))
         FOR UPDATE SKIP LOCKED
     ) AS due
     WHERE job.id = due.id
@@ -224,7 +230,7 @@ def take_due(queues: Iterable[str], limit: int) -> list[Due]:
     still queued. Rows that another relay holds are skipped.
     """
     with connection.cursor() as cursor:
-        cursor.execute(TAKE_DUE, [list(queues), limit])
+        cursor.execute(TAKE_DUE, [list(queues), limit, WINDOW, WINDOW])
         return [Due(*row[:7], *map(_loads, row[7:])) for row in cursor.fetchall()]
 
 

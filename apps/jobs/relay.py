@@ -23,6 +23,7 @@ from kombu.exceptions import OperationalError as BrokerError
 
 from apps.jobs import connections, ledger, sensitive
 from apps.jobs.broker import BrokerWatch
+from apps.jobs.failures import Failure
 from apps.jobs.ledger import Due
 from apps.jobs.wakeup import Ear
 
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 BATCH = 500
 # If a notification is lost, or run_at was changed by hand, a job waits this long at most.
 POLL_EVERY = 1.0
+# The shortest wait (seconds): workers empty a full window in this time at the very quickest.
+LOOK_AGAIN = 0.02
 # While the broker is away, try again after 0.2 s, 0.4 s … at most this long: when it returns, jobs flow at once.
 LONGEST_BACKOFF = 2.0
 
@@ -73,7 +76,7 @@ class Relay:
             time.sleep(self._backoff())
             return
         self.failures = 0
-        if moved < BATCH and not self.stopping:
+        if not moved and not self.stopping:
             self._wait()
 
     def _backoff(self) -> float:
@@ -97,18 +100,17 @@ class Relay:
     def _publish(self, due: Sequence[Due]) -> None:
         with self.app.producer_pool.acquire(block=True) as producer, producer.batch():
             for job in due:
-                self._publish_one(producer, job)
+                try:
+                    message = as_message(self.app, job)
+                except (TypeError, ValueError) as exc:
+                    # A row that cannot become a message must not stop the others.
+                    ledger.bury(job.id, None, Failure.of(exc))
+                else:
+                    self._publish_one(producer, job, message)
 
-    def _publish_one(self, producer: Any, job: Due) -> None:
+    def _publish_one(self, producer: Any, job: Due, message: Any) -> None:
         queue = self.app.amqp.queues[job.queue]
-        self.app.amqp.send_task_message(
-            producer,
-            job.task,
-            as_message(self.app, job),
-            queue=queue,
-            priority=job.priority,
-            retry=False,
-        )
+        self.app.amqp.send_task_message(producer, job.task, message, queue=queue, priority=job.priority, retry=False)
 
     def rescue(self) -> None:
         """Three ways to lose a job, each found by what it leaves behind: a dead lease, a changed broker, silence."""
@@ -122,7 +124,8 @@ class Relay:
     def _wait(self) -> None:
         """Sleep until something is recorded, or the next job is due, or the poll."""
         due_in = ledger.next_due(self.queues)
-        self.ear.wait(POLL_EVERY if due_in is None else max(0.0, min(POLL_EVERY, due_in)))
+        # Overdue, and yet there was nothing to publish: another relay has it, or the broker's window is full.
+        self.ear.wait(POLL_EVERY if due_in is None else min(POLL_EVERY, max(LOOK_AGAIN, due_in)))
 
 
 def as_message(app: Celery, job: Due) -> Any:
