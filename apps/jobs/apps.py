@@ -10,8 +10,9 @@ class JobsConfig(AppConfig):
     verbose_name = "Jobs"
 
     def ready(self) -> None:
-        from apps.jobs import lease, schedule
+        from apps.jobs import lease, redaction, schedule
 
+        redaction.install()
         worker_shutting_down.connect(lease.begin_shutdown)
         post_migrate.connect(schedule.ensure_schedule, sender=self)
         # Without this a plain Django process (the relay, the admin) has an empty task registry.

@@ -69,18 +69,32 @@ def _fill(ids: Any, by_id: dict[UUID, Any]) -> Any:
 
 def part_died(job: Job) -> None:
     """The body will never start: say so in a dead letter of its own. In the transaction in which the part ends."""
-    chord = job.options.get("chord") and Chord.objects.filter(pk=job.options["group_id"]).first()
-    if not chord:
+    chord = Chord.objects.filter(pk=_header_of(job)).first()
+    if chord is None:
         return
+    _bury_body(chord, job.queue, f"Its part {job.task} ({job.id}) ended as {job.state}.")
+
+
+def _header_of(job: Job) -> str | None:
+    """The id of the header that the job is a part of, or that the rest of its chain leads to."""
+    links = [link["options"] for link in job.options.get("chain", ())]
+    return next((options["group_id"] for options in (job.options, *links) if options.get("chord")), None)
+
+
+def abandon(chord: Chord) -> None:
+    """For a chord of which no part is left that could end."""
+    _bury_body(chord, "", "Its header was never recorded in full: whoever started the chord died meanwhile.")
+
+
+def _bury_body(chord: Chord, queue: str, why: str) -> None:
     body = maybe_signature(chord.body, app=current_app)
-    failure = Failure(Kind.DEPENDENCY, "ChordError", f"Its part {job.task} ({job.id}) ended as {job.state}.")
     letter = DeadLetter(
         job_id=chord.body_id,
         task=body.task,
         args=list(body.args),
         kwargs=dict(body.kwargs),
-        queue=job.queue,
-        **failure.as_letter(body.task),
+        queue=queue,
+        **Failure(Kind.DEPENDENCY, "ChordError", why).as_letter(body.task),
     )
     DeadLetter.objects.bulk_create([letter], ignore_conflicts=True)
     chord.delete()

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from apps.jobs.models import DeadLetter
+from apps.jobs.redaction import redact
 
 Kind = DeadLetter.Kind
 
@@ -68,10 +69,7 @@ class Failure:
 
     def masked(self, secrets: list[str]) -> "Failure":
         """The same without these values: they may stand in a message or a traceback's line."""
-        message, trace = self.message, self.traceback
-        for secret in secrets:
-            message, trace = message.replace(secret, "***"), trace.replace(secret, "***")
-        return replace(self, message=message, traceback=trace)
+        return replace(self, message=redact(self.message, secrets), traceback=redact(self.traceback, secrets))
 
     def as_entry(self) -> dict[str, Any]:
         """For the job's list of errors."""

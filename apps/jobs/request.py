@@ -15,6 +15,7 @@ from celery.worker.request import Request
 from apps.jobs import connections, dead_letters, lease, ledger, sensitive
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.ids import job_id_of
+from apps.jobs.redaction import redact
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,15 @@ class JobRequest(Request):
             super().on_failure(exc_info, send_failed_event, return_ok)
         else:
             self._write_letter(exc_info, exc, send_failed_event, return_ok)
+
+    def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name for it
+        """Events are what Flower shows: errors and results without the job's secrets."""
+        secrets = sensitive.secrets_in(self.kwargs or {})
+        if secrets:
+            fields = {
+                name: redact(value, secrets) if isinstance(value, str) else value for name, value in fields.items()
+            }
+        super().send_event(type, **fields)
 
     def _in_ledger(self) -> bool:
         return bool(self._task.durable or self._request_dict.get("ledger"))

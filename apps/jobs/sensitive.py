@@ -3,7 +3,8 @@
 Problem. An argument is written to a row, a message, a log line, a dead letter and Flower.
 
 Guarantee. Arguments that a task names in `sensitive=(…)` are encrypted before the row is written, and decrypted only
-for the call itself. Everything that shows arguments shows `***`, and errors lose the values before they are kept.
+for the call itself. Everything that shows arguments shows `***`; errors, events and log lines lose the values before
+they are kept (`apps.jobs.redaction`).
 
 Not guaranteed. Whoever has SECRET_KEY can decrypt them. A key that was changed makes waiting jobs unreadable, unless
 the old one stands in SECRET_KEY_FALLBACKS.
@@ -11,11 +12,12 @@ the old one stands in SECRET_KEY_FALLBACKS.
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
-from cryptography.fernet import Fernet, MultiFernet
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 from kombu.utils.json import dumps, loads
 
@@ -67,5 +69,20 @@ def mask(value: Any) -> Any:
 
 def secrets_in(kwargs: Mapping[str, Any]) -> list[str]:
     """The plain text of the sealed values, to be taken out of error messages. Short ones would mask half the text."""
-    plain = [str(_open(value)) for value in kwargs.values() if is_sealed(value)]
-    return [secret for secret in plain if len(secret) >= 4]
+    plain = [text for value in kwargs.values() if is_sealed(value) for text in _texts(_open_if_possible(value))]
+    return sorted({text for text in plain if len(text) >= 4}, key=len, reverse=True)
+
+
+def _open_if_possible(value: dict[str, str]) -> Any:
+    """A value that our keys cannot open is in nobody's error message."""
+    with suppress(InvalidToken):
+        return _open(value)
+    return ""
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The value as text, and each value in it."""
+    yield str(value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    for item in inner:
+        yield from _texts(item)

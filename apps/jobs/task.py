@@ -30,7 +30,7 @@ from celery.utils.functional import maybe_list
 from django.db import transaction
 from kombu.exceptions import EncodeError
 
-from apps.jobs import chords, connections, lease, ledger, origin, sensitive, unique
+from apps.jobs import chords, connections, lease, ledger, origin, redaction, sensitive, unique
 from apps.jobs.backpressure import QueueFull, admit
 from apps.jobs.failures import BadResult, Failure, Kind, OutOfMemory, WrongArguments, kind_of
 from apps.jobs.ids import job_id_of, uuid7
@@ -271,6 +271,7 @@ class JobTask(celery.Task):
         request = self.request
         if request.called_directly:
             return super().__call__(*args, **kwargs)
+        redaction.hide(self._secrets())
         if request.is_eager:
             return self.run(*args, **sensitive.unseal(kwargs))
         try:

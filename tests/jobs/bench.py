@@ -2,17 +2,23 @@
 
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import Mock
 from uuid import UUID
 
 from celery import current_app
 from celery.app.trace import trace_task
 from celery.result import AsyncResult
 from django.conf import settings
+from kombu.utils.imports import symbol_by_name
 from kombu.utils.json import dumps, loads
 
 from apps.jobs import ledger
 from apps.jobs.models import DeadLetter, Job
 from apps.jobs.relay import as_message
+
+
+def task_request_class(task: Any) -> Any:
+    return symbol_by_name(task.Request)
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,15 @@ class Bench:
         request = {**message.headers, "args": args, "kwargs": kwargs, "is_eager": False, "hostname": "bench", **embed}
         request["delivery_info"] = {"exchange": "", "routing_key": message.queue, "priority": None}
         trace_task(current_app.tasks[message.headers["task"]], task_id, args, kwargs, request, app=current_app)
+
+    def request(self, message: Message) -> Any:
+        """What the main process makes of the message before it hands it to the pool."""
+        task = current_app.tasks[message.headers["task"]]
+        received = Mock(headers=message.headers, body=message.body, payload=loads(message.body), properties={})
+        received.delivery_info = {"exchange": "", "routing_key": message.queue}
+        return task_request_class(task)(
+            received, app=current_app, task=task, eventer=Mock(enabled=True), connection_errors=(OSError,)
+        )
 
     def run_due(self) -> int:
         """One delivery of every job that is due now."""

@@ -198,9 +198,12 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(number=SESSIONS, held=held, what=st.sampled_from(["succeed", "retry", "snooze", "report"]))
     def end_attempt(self, number: int, held: Held, what: str) -> None:
-        """It changes the job if the token is the job's own; else it raises and changes nothing."""
+        """It changes the job if the token is the job's own; else it raises and changes nothing.
+
+        Only success is ever written in a transaction that goes on: that of an atomic task.
+        """
         is_ours = self._is_running_under(held)
-        with self._in(number):
+        with self._in(number if what == "succeed" else self._settled()):
             try:
                 self._end_attempt(held, what)
             except LeaseLost:

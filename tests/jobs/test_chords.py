@@ -1,0 +1,160 @@
+"""Chains, groups and chords: Celery's own canvas, counted by the ledger."""
+
+from typing import Any
+
+import pytest
+from celery import chain, chord, group, shared_task, states
+from celery.result import AsyncResult
+from django.db import OperationalError
+
+from apps.jobs import ledger
+from apps.jobs.models import Chord, DeadLetter, Job
+from tasks.lab import lab_add, lab_fail, lab_total
+from tests.jobs.bench import Bench
+
+ONE_TO_FIVE = [lab_add.s(x, 0) for x in range(1, 6)]
+
+
+@shared_task(name="tests.keep", ignore_result=False)
+def keep(value: Any) -> Any:
+    return value
+
+
+def test_a_chain_hands_on_its_results(bench: Bench) -> None:
+    result = chain(lab_add.s(1, 2), lab_add.s(10), lab_add.s(100)).apply_async()
+    bench.run_all()
+    assert result.get() == 113
+
+
+def test_the_links_of_a_chain_know_their_parent_and_their_root(bench: Bench) -> None:
+    last = chain(lab_add.s(1, 2), lab_add.s(10), lab_add.s(100)).apply_async()
+    bench.run_all()
+    first = Job.objects.get(pk=last.parent.parent.id)
+    job = bench.job(last)
+    assert (str(job.parent_id), job.root_id) == (last.parent.id, first.pk)
+
+
+def test_a_chain_stops_at_a_link_that_dies(bench: Bench) -> None:
+    chain(lab_fail.si(), lab_add.si(1, 2)).apply_async()
+    bench.run_all()
+    assert Job.objects.get().state == Job.State.DEAD
+
+
+def test_a_message_that_comes_twice_does_not_fork_a_chain(bench: Bench) -> None:
+    chain(lab_add.s(1, 2), lab_add.s(10)).apply_async()
+    [message] = bench.send()
+    bench.deliver(message)
+    bench.deliver(message)
+    bench.run_all()
+    assert Job.objects.count() == 2
+
+
+def test_a_group_collects_its_results_in_order(bench: Bench) -> None:
+    result = group(ONE_TO_FIVE).apply_async()
+    bench.run_all()
+    assert result.get() == [1, 2, 3, 4, 5]
+
+
+def test_a_groups_link_runs_after_its_first_part_as_in_celery(bench: Bench) -> None:
+    parts = group(lab_add.s(1, 1), lab_add.s(2, 2))
+    parts.link(keep.si("linked"))
+    parts.apply_async()
+    bench.run_all()
+    assert Job.objects.filter(task="tests.keep").values_list("result", flat=True).get() == "linked"
+
+
+@pytest.mark.parametrize(
+    ("header", "body", "expected"),
+    [
+        (ONE_TO_FIVE, lab_total.s(), 15),
+        ([lab_add.s(1, 2)], lab_total.s(), 3),
+        ([chain(lab_add.s(x, x), lab_add.s(1)) for x in range(3)], lab_total.s(), 9),
+        ([chord([lab_add.s(1, 1), lab_add.s(2, 2)], lab_total.s()), lab_add.s(5, 5)], lab_total.s(), 16),
+        (ONE_TO_FIVE, lab_total.s() | lab_add.s(100), 115),
+        ([lab_add.s(1, 1), group(lab_add.s(2, 2), lab_add.s(3, 3))], lab_total.s(), 12),
+    ],
+    ids=["group", "one part", "chains", "chord in a chord", "body is a chain", "group in a header"],
+)
+def test_a_chord_starts_its_body_with_every_result(bench: Bench, header: Any, body: Any, expected: Any) -> None:
+    result = chord(header)(body)
+    bench.run_all()
+    assert result.get() == expected
+    assert not Chord.objects.exists()
+
+
+def test_a_group_in_a_chain_is_a_chord(bench: Bench) -> None:
+    result = (group(lab_add.s(1, 1), lab_add.s(2, 2)) | lab_total.s() | lab_add.s(100)).apply_async()
+    bench.run_all()
+    assert result.get() == 106
+
+
+def test_a_chord_after_a_task_gets_that_tasks_result(bench: Bench) -> None:
+    result = (lab_add.s(1, 1) | group(lab_add.s(10), lab_add.s(20)) | lab_total.s()).apply_async()
+    bench.run_all()
+    assert result.get() == 34
+
+
+def test_an_empty_header_starts_the_body_at_once(bench: Bench) -> None:
+    result = chord([])(lab_total.s())
+    bench.run_all()
+    assert result.get() == 0
+
+
+def test_a_part_that_is_delivered_twice_counts_once(bench: Bench) -> None:
+    result = chord(ONE_TO_FIVE)(lab_total.s())
+    first, *others = bench.send()
+    bench.deliver(first)
+    bench.deliver(first)
+    assert Chord.objects.get().waits_for == 4
+    for message in others:
+        bench.deliver(message)
+    bench.run_all()
+    assert result.get() == 15
+    assert Job.objects.filter(task="tasks.lab_total").count() == 1
+
+
+def test_a_part_whose_end_was_not_committed_counts_when_it_has_run_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = chord(ONE_TO_FIVE)(lab_total.s())
+    with monkeypatch.context() as broken:
+        broken.setattr("apps.jobs.chords.part_succeeded", _lose_the_database)
+        bench.run_due()
+    assert Chord.objects.get().waits_for == 5
+    assert not Job.objects.filter(state=Job.State.SUCCEEDED).exists()
+    bench.run_all()
+    assert result.get() == 15
+
+
+def _lose_the_database(*args: Any) -> None:
+    raise OperationalError("server closed the connection unexpectedly")
+
+
+def test_a_part_that_dies_leaves_a_letter_for_the_body_that_names_it(bench: Bench) -> None:
+    result = chord([lab_add.s(1, 1), lab_fail.s("broken")])(lab_total.s())
+    bench.run_all()
+    letter = bench.letter(result)
+    assert (letter.kind, letter.task) == (DeadLetter.Kind.DEPENDENCY, "tasks.lab_total")
+    assert "tasks.lab_fail" in letter.message
+    assert result.state == states.FAILURE
+    assert not Chord.objects.exists()
+
+
+def test_a_part_that_is_cancelled_ends_the_chord_too(bench: Bench) -> None:
+    result = chord([lab_add.s(1, 1), lab_add.s(2, 2)])(lab_total.s())
+    ledger.cancel(Job.objects.earliest("created_at").pk)
+    bench.run_all()
+    assert bench.letter(result).kind == DeadLetter.Kind.DEPENDENCY
+
+
+def test_a_link_that_dies_in_a_chain_of_a_header_ends_the_chord_too(bench: Bench) -> None:
+    result = chord([chain(lab_fail.si(), lab_add.si(1, 1)), lab_add.s(2, 2)])(lab_total.s())
+    bench.run_all()
+    assert bench.letter(result).kind == DeadLetter.Kind.DEPENDENCY
+
+
+def test_the_body_of_a_chord_that_died_tells_whoever_waits(bench: Bench) -> None:
+    result = chord([lab_fail.s()])(lab_total.s())
+    bench.run_all()
+    with pytest.raises(Exception, match="lab_fail"):
+        AsyncResult(result.id).get()

@@ -1,0 +1,154 @@
+"""Secrets: wherever a person or a program can look, they are not."""
+
+import json
+import logging
+from typing import Any
+from unittest.mock import ANY
+
+import pytest
+from celery import shared_task
+
+from apps.jobs import dead_letters, sensitive
+from apps.jobs.models import DeadLetter, Job
+from apps.jobs.task import JobTask
+from tasks.lab import lab_fail, lab_secret
+from tests.jobs.bench import Bench
+
+SECRET = "correct horse battery staple"
+got: list[Any] = []
+
+
+@shared_task(name="tests.use_secret", sensitive=("token", "card"), bind=True, max_retries=1)
+def use_secret(self: JobTask, token: str, card: dict[str, str] | None = None, retries: bool = False) -> str:
+    got.append((token, card))
+    logging.getLogger("tests").info("Using %s", token)
+    if retries:
+        raise self.retry(exc=ValueError(f"{token} was refused, and {card} too"))
+    return f"{token} {card}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_got() -> None:
+    got.clear()
+
+
+def everything_in_the_database() -> str:
+    return json.dumps([list(Job.objects.values()), list(DeadLetter.objects.values())], default=str)
+
+
+@pytest.mark.parametrize("call", [lambda: lab_secret.delay(SECRET), lambda: lab_secret.delay(token=SECRET)])
+def test_a_secret_is_in_no_row_however_it_was_passed(bench: Bench, call: Any) -> None:
+    call()
+    assert SECRET not in everything_in_the_database()
+    bench.run_all()
+    assert DeadLetter.objects.count() == 1
+    assert SECRET not in everything_in_the_database()
+
+
+def test_a_secret_of_many_jobs_is_in_no_row(bench: Bench) -> None:
+    lab_secret.delay_many([{"token": SECRET}, {"token": SECRET, "fail": False}])
+    assert SECRET not in everything_in_the_database()
+
+
+def test_a_secret_is_in_no_message(bench: Bench) -> None:
+    lab_secret.delay(SECRET)
+    [message] = bench.send()
+    assert SECRET not in repr(message)
+    assert "***" in message.headers["kwargsrepr"]
+
+
+def test_a_secret_is_in_no_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    lab_secret.delay(SECRET)
+    bench.run_all()
+    assert "lab_secret" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_a_secret_is_in_no_error_of_a_retry(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    use_secret.delay(SECRET, retries=True)
+    bench.run_all()
+    assert Job.objects.get().state == Job.State.DEAD
+    assert SECRET not in everything_in_the_database()
+    assert SECRET not in caplog.text
+
+
+def test_the_task_itself_gets_what_was_passed(bench: Bench) -> None:
+    use_secret.delay(SECRET, card={"number": "4242"})
+    bench.run_all()
+    assert got == [(SECRET, {"number": "4242"})]
+
+
+def test_what_lies_inside_a_secret_is_a_secret_too(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    use_secret.delay("1234", card={"number": "4242424242424242"}, retries=True)
+    bench.run_all()
+    assert "4242424242424242" not in everything_in_the_database() + caplog.text
+
+
+def test_a_line_that_the_task_logs_itself_has_no_secret(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    use_secret.delay(SECRET)
+    bench.run_all()
+    assert "Using ***" in caplog.text
+
+
+def test_the_next_jobs_log_is_whole_again(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    use_secret.delay("nothing")
+    bench.run_all()
+    lab_fail.delay("nothing is wrong")
+    bench.run_all()
+    assert "nothing is wrong" in caplog.text
+
+
+def test_a_secret_that_no_key_opens_any_more_is_a_permanent_error(bench: Bench, settings: Any) -> None:
+    result = lab_secret.delay(SECRET)
+    settings.SECRET_KEY = "a new one, and the old one is lost"
+    bench.run_all()
+    assert bench.letter(result).kind == DeadLetter.Kind.PERMANENT
+
+
+def test_an_event_has_no_secret(bench: Bench) -> None:
+    """Flower shows the error of a failed job from the event that the main process sends."""
+    lab_secret.delay(SECRET)
+    [message] = bench.send()
+    sent = bench.request(message)
+    sent.send_event("task-failed", exception=f"LabError('{SECRET}')", runtime=1.5)
+    sent._eventer.send.assert_called_once_with("task-failed", uuid=ANY, exception="LabError('***')", runtime=1.5)
+
+
+def test_a_replay_can_still_open_the_secret(bench: Bench) -> None:
+    result = lab_secret.delay(SECRET)
+    bench.run_all()
+    replayed = dead_letters.replay(bench.letter(result).pk)
+    bench.run_all()
+    assert Job.objects.get(pk=replayed).errors[0]["message"] == "The token *** was refused."
+
+
+def test_a_secret_is_opened_with_an_older_key(settings: Any) -> None:
+    sealed = sensitive.seal({"token": SECRET}, ["token"])
+    settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
+    settings.SECRET_KEY = "a new one"
+    assert sensitive.unseal(sealed) == {"token": SECRET}
+
+
+def test_sealing_twice_is_sealing_once() -> None:
+    once = sensitive.seal({"token": SECRET}, ["token"])
+    assert sensitive.seal(once, ["token"]) == once
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (sensitive.seal({"token": SECRET}, ["token"]), {"token": "***"}),
+        ([{"inner": sensitive.seal({"token": SECRET}, ["token"])}], [{"inner": {"token": "***"}}]),
+        ({"plain": 1}, {"plain": 1}),
+    ],
+    ids=["sealed", "deep inside", "nothing secret"],
+)
+def test_what_is_sealed_is_shown_as_stars(value: Any, shown: Any) -> None:
+    assert sensitive.mask(value) == shown
+
+
+def test_a_short_secret_does_not_mask_half_the_error() -> None:
+    assert sensitive.secrets_in(sensitive.seal({"pin": "42"}, ["pin"])) == []
