@@ -17,6 +17,7 @@ from uuid import UUID
 from celery.exceptions import Ignore
 
 from apps.jobs import ledger
+from apps.jobs.models import Job
 
 # Quick enough for a person, and nothing for the database.
 REPORT_EVERY = 1.0
@@ -34,7 +35,7 @@ class Progress:
         self.token = token
         self.started = time.monotonic()
         self.last_report = float("-inf")
-        self.highest = 0.0
+        self._highest: float | None = None
 
     @classmethod
     def of(cls, request: Any) -> "Progress":
@@ -74,7 +75,14 @@ class Progress:
         """`percent` is None while the total is unknown; `eta` is in seconds, at the pace so far."""
         percent = None if total is None else 100.0 if total == 0 else min(100.0, 100.0 * done / total)
         if percent is not None:
-            self.highest = percent = max(self.highest, round(percent, 1))
+            self._highest = percent = max(self._share_so_far(), round(percent, 1))
         elapsed = time.monotonic() - self.started
         eta = round(elapsed / done * (total - done), 1) if total and done else None
         return {"done": done, "total": total, "percent": percent, "eta": eta, "note": note}
+
+    def _share_so_far(self) -> float:
+        """The highest that was shown, by this attempt or by those before it."""
+        if self._highest is None:
+            shown = Job.objects.filter(pk=self.job_id).values_list("progress", flat=True).first() or {}
+            self._highest = float(shown.get("percent") or 0)
+        return self._highest

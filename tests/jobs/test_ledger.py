@@ -1,0 +1,385 @@
+"""Transitions one at a time, and pairs of them at the same moment."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from threading import Barrier
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from django.db import connection, transaction
+from django.utils import timezone
+
+from apps.jobs import ledger
+from apps.jobs.failures import Failure, Kind
+from apps.jobs.ledger import LeaseLost, NewJob
+from apps.jobs.models import DeadLetter, Job, Worker
+from apps.jobs.wakeup import Ear
+from tests.jobs.bench import claim
+
+BROKEN = Failure(Kind.PERMANENT, "Broken", "It broke.")
+LONG_AGO = timezone.now() - timedelta(days=1)
+
+
+def record(**options: Any) -> UUID:
+    job = NewJob(**{"task": "tasks.lab_nothing", "args": [], "kwargs": {}, "queue": "default", **options})
+    return ledger.record([job])[0].id
+
+
+def row(job_id: UUID) -> Job:
+    return Job.objects.get(pk=job_id)
+
+
+def at_once(*calls: Callable[[], Any]) -> list[Any]:
+    """The answers of calls that start together, each on a connection of its own. An exception is an answer too."""
+    start = Barrier(len(calls))
+
+    def run(call: Callable[[], Any]) -> Any:
+        try:
+            start.wait()
+            return call()
+        except LeaseLost as exc:
+            return exc
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
+
+
+@pytest.fixture
+def no_grace_after_a_restart(settings: Any) -> None:
+    """The rescue waits for a lease's time after PostgreSQL was started, which may have been a moment ago."""
+    settings.JOBS_LEASE = timedelta(seconds=0)
+
+
+# --- Ends -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_stale_token_can_change_nothing(db: None, no_grace_after_a_restart: None) -> None:
+    job_id = record()
+    stale = claim(job_id)
+    ledger.rescue_expired()
+    fresh = claim(job_id)
+    for transition in (
+        lambda: ledger.succeed(job_id, stale),
+        lambda: ledger.retry(job_id, stale, NewJob(id=job_id, task="t", args=[], kwargs={}, queue="default"), BROKEN),
+        lambda: ledger.snooze(job_id, stale, 1),
+        lambda: ledger.report(job_id, stale, {}),
+    ):
+        with pytest.raises(LeaseLost):
+            transition()
+    assert not ledger.bury(job_id, stale, BROKEN)
+    assert not ledger.cancelled(job_id, stale)
+    ledger.crashed(job_id, BROKEN, token=stale)
+    assert (row(job_id).state, row(job_id).token, row(job_id).crashes) == (Job.State.RUNNING, fresh, 1)
+
+
+def test_an_end_is_final(db: None) -> None:
+    job_id = record()
+    token = claim(job_id)
+    ledger.succeed(job_id, token, {"answer": 42})
+    before = Job.objects.filter(pk=job_id).values().get()
+    ledger.cancel(job_id)
+    ledger.bury(job_id, token, BROKEN)
+    ledger.bury(job_id, None, BROKEN)
+    ledger.hurry([job_id])
+    ledger.resend(before=timezone.now() + timedelta(days=1))
+    ledger.refuse(job_id)
+    assert not ledger.claim({job_id: 0}, None)
+    assert Job.objects.filter(pk=job_id).values().get() == before
+    assert not DeadLetter.objects.exists()
+
+
+def test_a_job_that_nobody_runs_needs_no_token_to_die(db: None) -> None:
+    job_id = record()
+    assert ledger.bury(job_id, None, BROKEN)
+    assert DeadLetter.objects.get().job_id == job_id
+
+
+def test_a_running_job_does_not_die_without_its_token(db: None) -> None:
+    job_id = record()
+    claim(job_id)
+    assert not ledger.bury(job_id, None, BROKEN)
+
+
+# --- At the same moment -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_eight_deliveries_of_one_message_one_gets_the_job() -> None:
+    job_id = record()
+    answers = at_once(*[lambda: ledger.claim({job_id: 0}, uuid4())] * 8)
+    assert sorted(answers, key=len) == [{}] * 7 + [{job_id: 1}]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_relays_never_take_the_same_job() -> None:
+    ledger.record([NewJob(task="t", args=[], kwargs={}, queue="default") for _ in range(200)])
+    taken = at_once(*[lambda: ledger.take_due(["default"], 60)] * 3)
+    ids = [due.id for batch in taken for due in batch]
+    assert len(ids) == len(set(ids)) == 180
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_relay_does_not_wait_for_the_rows_of_another() -> None:
+    ledger.record([NewJob(task="t", args=[], kwargs={}, queue="default") for _ in range(4)])
+    with transaction.atomic():
+        mine = ledger.take_due(["default"], 2)
+        [others] = at_once(lambda: ledger.take_due(["default"], 10))
+    assert len(mine) == len(others) == 2
+    assert not {due.id for due in mine} & {due.id for due in others}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("attempt", range(5))
+def test_a_zombies_end_and_the_rescue_do_not_both_count(no_grace_after_a_restart: None, attempt: int) -> None:
+    job_id = record()
+    token = claim(job_id)
+    ended, _ = at_once(lambda: ledger.succeed(job_id, token), ledger.rescue_expired)
+    job = row(job_id)
+    if isinstance(ended, LeaseLost):
+        assert (job.state, job.crashes) == (Job.State.QUEUED, 1)
+    else:
+        assert (job.state, job.crashes) == (Job.State.SUCCEEDED, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("attempt", range(5))
+def test_a_cancel_and_a_claim_at_once_leave_no_job_that_runs_unasked(attempt: int) -> None:
+    job_id = record()
+    state, tokens = at_once(lambda: ledger.cancel(job_id), lambda: ledger.claim({job_id: 0}, None))
+    if tokens:
+        assert (state, row(job_id).cancel_requested) == (Job.State.RUNNING, True)
+    else:
+        assert state == row(job_id).state == Job.State.CANCELLED
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_operators_who_cancel_at_once_cancel_once() -> None:
+    job_id = record()
+    assert at_once(*[lambda: ledger.cancel(job_id)] * 2) == [Job.State.CANCELLED] * 2
+
+
+# --- When -------------------------------------------------------------------------------------------------------------
+
+
+def test_due_jobs_go_in_the_order_in_which_they_became_due(db: None) -> None:
+    late, early = record(run_at=LONG_AGO), record(run_at=LONG_AGO - timedelta(hours=1))
+    assert [due.id for due in ledger.take_due(["default"], 1)] == [early]
+    assert [due.id for due in ledger.take_due(["default"], 1)] == [late]
+
+
+def test_a_flood_in_one_queue_does_not_stand_before_the_others(db: None) -> None:
+    ledger.record([NewJob(task="t", args=[], kwargs={}, queue="low") for _ in range(50)])
+    urgent = record(queue="high")
+    assert urgent in [due.id for due in ledger.take_due(["low", "high"], 10)]
+
+
+def test_the_next_due_moment_is_known(db: None) -> None:
+    assert ledger.next_due(["default"]) is None
+    record(delay=90)
+    assert ledger.next_due(["default"]) == pytest.approx(90, abs=5)
+    record(run_at=LONG_AGO)
+    overdue = ledger.next_due(["default"])
+    assert overdue is not None
+    assert overdue < 0
+
+
+def test_a_job_of_the_future_cannot_be_claimed_early(db: None) -> None:
+    assert not ledger.claim({record(delay=60): 0}, None)
+
+
+def test_hurry_makes_a_waiting_job_due(db: None) -> None:
+    job_id = record(delay=3600)
+    assert ledger.hurry([job_id]) == 1
+    assert [due.id for due in ledger.take_due(["default"], 1)] == [job_id]
+
+
+def heard(ear: Ear, action: Callable[[], Any]) -> bool:
+    ear.wait(0)
+    action()
+    return ear.wait(2)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_commit_wakes_the_relay() -> None:
+    ear = Ear()
+    try:
+        assert heard(ear, record)
+    finally:
+        ear.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_job_for_later_wakes_nobody() -> None:
+    ear = Ear()
+    try:
+        ear.wait(0)
+        record(delay=3600)
+        assert not ear.wait(0.2)
+    finally:
+        ear.close()
+
+
+# --- Workers that are gone --------------------------------------------------------------------------------------------
+
+
+def test_a_job_whose_lease_ran_out_goes_to_another_worker(db: None, no_grace_after_a_restart: None) -> None:
+    job_id = record()
+    claim(job_id)
+    assert ledger.rescue_expired() == 1
+    job = row(job_id)
+    assert (job.state, job.crashes, job.errors[0]["kind"]) == (Job.State.QUEUED, 1, "crashed")
+    assert claim(job_id) == 2
+
+
+def test_a_lease_that_is_renewed_does_not_run_out(db: None, settings: Any) -> None:
+    worker_id = uuid4()
+    job_id = record()
+    settings.JOBS_LEASE = timedelta(0)
+    ledger.claim({job_id: 0}, worker_id)
+    settings.JOBS_LEASE = timedelta(minutes=1)
+    ledger.renew([job_id], worker_id)
+    settings.JOBS_LEASE = timedelta(0)
+    assert ledger.rescue_expired() == 0
+
+
+def test_a_worker_renews_only_its_own_leases(db: None) -> None:
+    job_id = record()
+    claim(job_id)
+    before = row(job_id).lease_until
+    ledger.renew([job_id], uuid4())
+    assert row(job_id).lease_until == before
+
+
+def test_renewing_tells_the_worker_what_to_stop(db: None) -> None:
+    worker_id = uuid4()
+    job_id = record()
+    ledger.claim({job_id: 0}, worker_id)
+    assert ledger.renew([job_id], worker_id) == []
+    ledger.cancel(job_id)
+    assert ledger.renew([job_id], worker_id) == [job_id]
+
+
+def test_after_postgresql_was_away_the_living_get_a_leases_time(db: None, settings: Any) -> None:
+    """A server that was started within a lease's time; a lease of ten years stands for a server of this minute."""
+    job_id = record()
+    claim(job_id)
+    Job.objects.update(lease_until=LONG_AGO)
+    settings.JOBS_LEASE = timedelta(days=3650)
+    assert ledger.rescue_expired() == 0
+    assert row(job_id).state == Job.State.RUNNING
+
+
+def test_a_poison_job_ends_as_a_dead_letter(db: None, no_grace_after_a_restart: None) -> None:
+    job_id = record()
+    crashes = 0
+    while row(job_id).is_live:
+        ledger.hurry([job_id])
+        claim(job_id)
+        crashes += ledger.rescue_expired()
+        assert crashes < 20
+    assert crashes == ledger.crashes_allowed(row(job_id)) + 1
+    letter = DeadLetter.objects.get()
+    assert (letter.kind, letter.attempts) == (Kind.CRASHED, crashes)
+
+
+def test_a_task_that_may_fail_often_may_crash_often(db: None) -> None:
+    often, seldom = row(record(task="tasks.lab_flaky")), row(record(task="tasks.lab_nothing"))
+    unknown = row(record(task="tasks.of_the_next_release"))
+    assert ledger.crashes_allowed(often) == 3 + 2
+    assert ledger.crashes_allowed(seldom) >= 3
+    assert ledger.crashes_allowed(unknown) == 3 + 2
+
+
+def test_a_cancelled_job_that_crashes_is_cancelled(db: None, no_grace_after_a_restart: None) -> None:
+    job_id = record()
+    claim(job_id)
+    ledger.cancel(job_id)
+    ledger.rescue_expired()
+    assert row(job_id).state == Job.State.CANCELLED
+
+
+def test_a_deploy_hands_back_without_counting(db: None) -> None:
+    worker = Worker.objects.create(name="w", pid=1, pool="prefork")
+    job_id, other = record(), record()
+    ledger.claim({job_id: 0}, worker.pk)
+    claim(other)
+    assert ledger.release(worker.pk) == 1
+    job = row(job_id)
+    assert (job.state, job.attempts, job.crashes, job.token) == (Job.State.QUEUED, 0, 0, 1)
+    assert row(other).state == Job.State.RUNNING
+
+
+def test_two_reports_of_one_crash_count_once(db: None) -> None:
+    worker_id = uuid4()
+    job_id = record()
+    ledger.claim({job_id: 0}, worker_id)
+    ledger.crashed(job_id, BROKEN, worker_id=worker_id)
+    ledger.crashed(job_id, BROKEN, worker_id=worker_id)
+    assert row(job_id).crashes == 1
+
+
+def test_a_lost_message_is_sent_again_and_a_needless_second_one_is_dropped(db: None) -> None:
+    job_id = record()
+    ledger.take_due(["default"], 1)
+    assert ledger.resend(before=LONG_AGO) == 0
+    assert ledger.resend(before=timezone.now() + timedelta(seconds=1)) == 1
+    ledger.take_due(["default"], 1)
+    assert claim(job_id) == 1
+    assert ledger.claim({job_id: 0}, None) == {}
+
+
+# --- A task that this worker does not know ----------------------------------------------------------------------------
+
+
+def sent(**options: Any) -> UUID:
+    job_id = record(**options)
+    ledger.take_due(["default"], 10)
+    return job_id
+
+
+def test_an_unknown_task_waits_for_newer_code_and_keeps_its_attempts(db: None) -> None:
+    job_id = sent(task="tasks.of_the_next_release")
+    ledger.hand_back_unknown(job_id)
+    job = row(job_id)
+    assert (job.state, job.attempts, job.errors[0]["kind"]) == (Job.State.QUEUED, 0, "unknown_task")
+    assert job.run_at > timezone.now()
+
+
+def test_an_unknown_task_does_not_fill_its_list_of_errors(db: None) -> None:
+    job_id = sent(task="tasks.of_the_next_release")
+    for _ in range(3):
+        ledger.hand_back_unknown(job_id)
+        ledger.hurry([job_id])
+        ledger.take_due(["default"], 10)
+    assert len(row(job_id).errors) == 1
+
+
+def test_an_unknown_task_waits_for_a_bounded_time(db: None, settings: Any) -> None:
+    job_id = sent(task="tasks.of_the_next_release")
+    ledger.hand_back_unknown(job_id)
+    settings.JOBS_UNKNOWN_TASK_GRACE = timedelta(0)
+    ledger.hurry([job_id])
+    ledger.take_due(["default"], 10)
+    ledger.hand_back_unknown(job_id)
+    assert DeadLetter.objects.get().kind == Kind.UNKNOWN_TASK
+
+
+# --- What a person may see --------------------------------------------------------------------------------------------
+
+
+def test_text_that_postgresql_refuses_does_not_keep_a_job_from_dying(db: None) -> None:
+    job_id = record()
+    failure = Failure.of(ValueError("a NUL \x00, half a character \ud800, and\u2028more"))
+    assert ledger.bury(job_id, None, failure)
+    assert "a NUL" in DeadLetter.objects.get().message
+
+
+def test_an_endless_message_is_shortened(db: None) -> None:
+    job_id = record()
+    ledger.bury(job_id, None, Failure.of(ValueError("x" * 1_000_000)))
+    assert len(DeadLetter.objects.get().message) < 3_000
+    assert len(str(row(job_id).errors)) < 20_000

@@ -1,0 +1,91 @@
+"""`AsyncResult` is a view of the job's row."""
+
+import pytest
+from celery import shared_task, states
+from celery.result import AsyncResult
+
+from apps.jobs import ledger
+from apps.jobs.models import Job
+from apps.jobs.task import JobTask
+from tasks.lab import lab_add, lab_bad_result, lab_fail, lab_nothing
+from tests.jobs.bench import Bench, claim
+
+
+@shared_task(name="tests.invent_a_state", bind=True)
+def invent_a_state(self: JobTask) -> None:
+    self.update_state(state="BREWING", meta={"cups": 2})
+    states_seen.append(AsyncResult(self.request.id).state)
+    states_seen.append(AsyncResult(self.request.id).info)
+
+
+states_seen: list[object] = []
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [
+        ("queued", states.PENDING),
+        ("sent", states.PENDING),
+        ("running", states.STARTED),
+        ("cancelled", states.REVOKED),
+    ],
+)
+def test_each_state_of_a_job_has_one_of_celery(bench: Bench, state: str, shown: str) -> None:
+    result = lab_nothing.delay()
+    Job.objects.update(state=state, finished_at="2024-02-05T09:00Z" if state == "cancelled" else None)
+    assert result.state == shown
+
+
+def test_a_retry_is_shown_with_its_error(bench: Bench) -> None:
+    from tasks.lab import lab_flaky
+
+    result = lab_flaky.delay(failures=1)
+    bench.run_due()
+    assert result.state == states.RETRY
+    assert "Attempt 1" in str(result.info)
+
+
+def test_the_traceback_is_the_tasks(bench: Bench) -> None:
+    result = lab_fail.delay("broken")
+    bench.run_due()
+    assert "lab_fail" in result.traceback
+
+
+def test_a_result_is_kept_where_someone_reads_it(bench: Bench) -> None:
+    kept, dropped = lab_add.delay(1, 2), lab_add.apply_async((1, 2), ignore_result=True)
+    bench.run_all()
+    assert (kept.get(), dropped.get()) == (3, None)
+
+
+def test_a_result_that_is_no_json_is_a_dead_letter(bench: Bench) -> None:
+    result = lab_bad_result.delay()
+    bench.run_all()
+    letter = bench.letter(result)
+    assert letter.kind == "bad_result"
+    assert "tasks.lab_bad_result" in letter.message
+
+
+def test_a_state_that_a_task_invents_is_shown_while_it_runs(bench: Bench) -> None:
+    states_seen.clear()
+    result = invent_a_state.delay()
+    bench.run_all()
+    assert states_seen == ["BREWING", {"cups": 2}]
+    assert result.state == states.SUCCESS
+
+
+def test_progress_is_shown_as_celery_users_know_it(bench: Bench) -> None:
+    result = lab_nothing.delay()
+    job_id = bench.job(result).pk
+    ledger.report(job_id, claim(job_id), {"done": 3, "total": 10})
+    assert (result.state, result.info) == ("PROGRESS", {"done": 3, "total": 10})
+
+
+def test_an_unknown_id_is_pending_as_in_celery(db: None) -> None:
+    assert AsyncResult("never-heard-of").state == states.PENDING
+
+
+def test_revoke_of_a_cancelled_job_raises_when_it_is_read(bench: Bench) -> None:
+    result = lab_nothing.delay()
+    ledger.cancel(bench.job(result).pk)
+    with pytest.raises(Exception, match="cancelled"):
+        result.get()
