@@ -5,7 +5,7 @@ import os
 import sys
 
 # These run on a laptop with no settings at all.
-LOCAL_COMMANDS = {"bench", "chaos", "check", "demo", "simulate", "test", "tour"}
+LOCAL_COMMANDS = {"bench", "chaos", "check", "demo", "help", "simulate", "test", "tour"}
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
 
     bootstrap.ensure()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-    if set(sys.argv[1:2]) & LOCAL_COMMANDS:
+    if LOCAL_COMMANDS.issuperset(sys.argv[1:2]):
         os.environ.setdefault("DEBUG", "1")
         os.environ.setdefault("SANDBOX", "1")
     from django.core.management import execute_from_command_line

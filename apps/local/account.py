@@ -43,7 +43,7 @@ class Account:
         """A folder of this account's own: the wanted one, or one elsewhere if the account cannot get there."""
         wanted.parent.mkdir(parents=True, exist_ok=True)
         if not self.can_enter(wanted.parent):
-            wanted = ELSEWHERE / hashlib.sha256(str(wanted).encode()).hexdigest()[:16]
+            wanted = elsewhere(wanted)
         wanted.mkdir(parents=True, exist_ok=True)
         self.own(wanted)
         wanted.chmod(0o700)
@@ -64,6 +64,11 @@ class Account:
                     shutil.copytree(folder, copy.with_name(folder.name), symlinks=True, dirs_exist_ok=True)
             (copy / "complete").touch()
         return copy
+
+
+def elsewhere(wanted: Path) -> Path:
+    """Always the same place for the same wish, so that the next start finds its data."""
+    return ELSEWHERE / hashlib.sha256(str(wanted).encode()).hexdigest()[:16]
 
 
 def server_account() -> Account:

@@ -1,10 +1,9 @@
 """One process at a time, by a file lock: the kernel lets go of it however the process ends."""
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 
 class AlreadyRunning(Exception):
@@ -12,8 +11,8 @@ class AlreadyRunning(Exception):
 
 
 @contextmanager
-def exclusively(path: Path) -> Iterator[IO[str]]:
-    """Hold the lock, and yield its file to write into for whoever comes second."""
+def exclusively(path: Path) -> Iterator[Callable[[str], None]]:
+    """Hold the lock, and yield how to leave a note in it for whoever comes second."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
@@ -21,5 +20,11 @@ def exclusively(path: Path) -> Iterator[IO[str]]:
         except BlockingIOError:
             file.seek(0)
             raise AlreadyRunning(file.read()) from None
-        file.truncate(0)
-        yield file
+
+        def leave_note(text: str) -> None:
+            file.truncate(0)
+            file.write(text)
+            file.flush()
+
+        leave_note("")
+        yield leave_note

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import psutil
 
+from apps.local.account import elsewhere
 from apps.local.places import VAR
 from apps.local.postgres import FAST_AND_LOOSE, PostgresServer
 from apps.local.valkey import IN_MEMORY, ValkeyServer
@@ -46,4 +47,5 @@ def delete_leftovers() -> None:
     """A run that was killed could not delete its data; its servers died with it."""
     for folder in FOLDER.glob("[0-9]*"):
         if not psutil.pid_exists(int(folder.name)):
+            shutil.rmtree(elsewhere(folder / "postgres"), ignore_errors=True)
             shutil.rmtree(folder, ignore_errors=True)

@@ -19,9 +19,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_second_demo_says_where_the_first_one_is(folder: Path) -> None:
-    with exclusively(folder / "demo.lock") as note:
-        note.write("http://127.0.0.1:8000/")
-        note.flush()
+    with exclusively(folder / "demo.lock") as leave_note:
+        leave_note("is already running at http://127.0.0.1:8000/")
         with pytest.raises(CommandError, match=r"already running at http://127.0.0.1:8000/"):
             call_command("demo")
 

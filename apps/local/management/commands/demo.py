@@ -42,25 +42,28 @@ class Command(BaseCommand):
     def handle(self, *, port: int, quiet: bool, **_: Any) -> None:
         self.began = time.monotonic()
         try:
-            with exclusively(VAR / "demo.lock") as note:
+            with exclusively(VAR / "demo.lock") as leave_note:
+                leave_note("is starting in another terminal")
                 stack = Stack(VAR, environment.given(), self.say)
-                self.run(stack, port, quiet, note.write)
+                self.run(stack, port, quiet, leave_note)
         except AlreadyRunning as other:
-            raise CommandError(f"The demo is already running at {other}. Stop it there with Ctrl-C.") from other
+            raise CommandError(f"The demo {other}. Stop it there with Ctrl-C.") from other
         except (StartFailed, ServerError) as error:
             raise CommandError(str(error)) from error
 
-    def run(self, stack: Stack, port: int, quiet: bool, note: Callable[[str], Any]) -> None:
+    def run(self, stack: Stack, port: int, quiet: bool, leave_note: Callable[[str], None]) -> None:
         try:
             stack.start(port=port, simulator=not quiet)
             environment.write(stack.own)
-            note(stack.url)
+            leave_note(f"is already running at {stack.url}")
             self.stdout.write(block(stack))
+            self.stdout.flush()
             stack.watch()
         except Interrupted:
             pass
         finally:
             self.stdout.write("\nStopping; running jobs are finished first …")
+            self.stdout.flush()
             stack.stop()
             environment.forget_servers()
             bootstrap.give_to_owner(VAR)
