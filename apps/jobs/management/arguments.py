@@ -1,0 +1,39 @@
+"""Times as a person types them."""
+
+import argparse
+import re
+from datetime import datetime, timedelta
+
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def duration(text: str) -> timedelta:
+    """`90s`, `10m`, `2h`, `7d`."""
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: write 90s, 10m, 2h or 7d.")
+    return timedelta(seconds=int(match[1]) * SECONDS[match[2]])
+
+
+def moment(text: str) -> datetime | None:
+    """A date and time as 2026-02-05T09:00; without a zone it is in the project's own."""
+    try:
+        parsed = parse_datetime(text)
+    except ValueError:
+        return None
+    if parsed is None or not timezone.is_naive(parsed):
+        return parsed
+    return timezone.make_aware(parsed)
+
+
+def past(text: str) -> datetime:
+    """A moment, or how long ago: `2h`."""
+    return moment(text) or timezone.now() - duration(text)
+
+
+def future(text: str) -> datetime:
+    """A moment, or in how long: `2h`."""
+    return moment(text) or timezone.now() + duration(text)

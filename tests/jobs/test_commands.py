@@ -1,0 +1,278 @@
+"""`manage.py dead_letters` and `manage.py queues`: what an operator types, and what they are told."""
+
+import json
+from datetime import timedelta
+from io import StringIO
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from apps.jobs import queues, sensitive
+from apps.jobs.management.arguments import duration, future, past
+from apps.jobs.management.text import age, table
+from apps.jobs.models import DeadLetter, Job, QueuePause
+
+pytestmark = pytest.mark.django_db
+
+
+def run(*arguments: Any) -> str:
+    output = StringIO()
+    call_command(*map(str, arguments), stdout=output)
+    return output.getvalue()
+
+
+def letter(task: str = "tasks.lab_add", **fields: Any) -> DeadLetter:
+    fields = {"kwargs": {"x": 1, "y": 2}, "queue": "default", "kind": "permanent", "fingerprint": "f1", **fields}
+    return DeadLetter.objects.create(task=task, job_id=uuid4(), **fields)
+
+
+def state_of(letter: DeadLetter) -> str:
+    letter.refresh_from_db()
+    return letter.state
+
+
+# --- dead_letters list and show ---------------------------------------------------------------------------------------
+
+
+def test_the_list_shows_one_line_a_letter_in_aligned_columns() -> None:
+    letter(message="The card was declined.\nReally.")
+    letter(task="tasks.lab_total", message="No numbers.", kind="exhausted")
+
+    heading, newest, oldest = run("dead_letters", "list").splitlines()
+
+    assert newest.index("No numbers.") == oldest.index("The card was declined. Really.") == heading.index("MESSAGE")
+
+
+def test_an_error_message_cannot_steer_the_terminal() -> None:
+    letter(message="\x1b[2J gone", traceback="one\n\x1b[31mtwo")
+
+    assert "\x1b" not in run("dead_letters", "list")
+
+
+def test_the_list_can_be_narrowed_down() -> None:
+    letter(message="this one", fingerprint="abcdef")
+    letter(message="of another task", task="tasks.lab_total", fingerprint="abcdef")
+    letter(message="of another cause", fingerprint="ffffff")
+    letter(message="too old", fingerprint="abcdef", created_at=timezone.now() - timedelta(hours=3))
+    letter(message="resolved", fingerprint="abcdef", state="discarded")
+
+    listed = run("dead_letters", "list", "--task", "tasks.lab_add", "--fingerprint", "abc", "--since", "2h")
+
+    assert "this one" in listed
+    assert len(listed.splitlines()) == 2
+
+
+def test_a_long_list_says_how_much_more_there_is() -> None:
+    for _ in range(3):
+        letter()
+
+    assert "… and 2 more." in run("dead_letters", "list", "--limit", 1)
+
+
+@pytest.mark.parametrize("by", ["id", "job_id"])
+def test_show_tells_everything_but_secrets(by: str) -> None:
+    kwargs = sensitive.seal({"token": "hunter2-secret"}, ["token"])
+    shown = letter(task="tasks.lab_secret", kwargs=kwargs, traceback="Traceback …\n  boom")
+
+    output = run("dead_letters", "show", getattr(shown, by))
+
+    assert '{"token": "***"}' in output
+    assert "  boom" in output
+    assert "__sealed__" not in output
+
+
+def test_an_unknown_id_is_an_error() -> None:
+    with pytest.raises(CommandError, match="no dead letter"):
+        run("dead_letters", "show", uuid4())
+
+
+# --- dead_letters replay ----------------------------------------------------------------------------------------------
+
+
+def test_replay_of_one_makes_a_new_job_and_names_it() -> None:
+    dead = letter()
+
+    output = run("dead_letters", "replay", dead.id)
+
+    job = Job.objects.get()
+    assert (job.task, job.kwargs, job.replay_of) == ("tasks.lab_add", {"x": 1, "y": 2}, dead.job_id)
+    assert str(job.id) in output
+    assert state_of(dead) == "replayed"
+
+
+def test_replay_of_many_is_spread_over_the_time_that_is_given() -> None:
+    for _ in range(4):
+        letter()
+
+    run("dead_letters", "replay", "--task", "tasks.lab_add", "--over", "20m")
+
+    first, *_, last = Job.objects.order_by("run_at").values_list("run_at", flat=True)
+    assert timedelta(minutes=14) < last - first < timedelta(minutes=16)
+
+
+def test_a_dry_run_changes_nothing_and_says_how_many() -> None:
+    dead = letter()
+    letter(task="tasks.lab_total")
+
+    assert "1 would be replayed." in run("dead_letters", "replay", "--task", "tasks.lab_add", "--dry-run")
+    assert "2 would be discarded." in run("dead_letters", "discard", "--all", "--reason", "why not", "--dry-run")
+    assert (state_of(dead), Job.objects.count()) == ("open", 0)
+
+
+def test_all_is_never_meant_by_accident() -> None:
+    letter()
+
+    for action in (["replay"], ["discard", "--reason", "oops"]):
+        with pytest.raises(CommandError, match="Which ones"):
+            run("dead_letters", *action)
+
+
+def test_an_argument_can_be_corrected() -> None:
+    run("dead_letters", "replay", letter().id, "--set", "y=40")
+
+    assert Job.objects.get().kwargs == {"x": 1, "y": 40}
+
+
+def test_a_positional_argument_can_be_corrected_by_its_name() -> None:
+    run("dead_letters", "replay", letter(args=[1, 2], kwargs={}).id, "--set", "y=40")
+
+    assert Job.objects.get().kwargs == {"x": 1, "y": 40}
+
+
+def test_what_is_not_json_is_a_text() -> None:
+    run("dead_letters", "replay", letter(task="tasks.lab_unique", kwargs={"key": "a"}).id, "--set", "key=b=c")
+
+    assert Job.objects.get().kwargs == {"key": "b=c"}
+
+
+def test_all_arguments_can_be_replaced() -> None:
+    run("dead_letters", "replay", letter(kwargs={"wrong": 1}).id, "--kwargs", json.dumps({"x": 3, "y": 4}))
+
+    assert Job.objects.get().kwargs == {"x": 3, "y": 4}
+
+
+def test_a_corrected_secret_is_not_shown() -> None:
+    dead = letter(task="tasks.lab_secret", kwargs=sensitive.seal({"token": "old-secret"}, ["token"]))
+
+    output = run("dead_letters", "replay", dead.id, "--set", "token=new-secret")
+
+    assert "new-secret" not in output
+    assert sensitive.unseal(Job.objects.get().kwargs) == {"token": "new-secret"}
+
+
+def test_arguments_that_do_not_fit_the_task_leave_the_letter_open() -> None:
+    dead = letter()
+
+    with pytest.raises(CommandError, match="do not fit"):
+        run("dead_letters", "replay", dead.id, "--set", "z=1")
+    assert (state_of(dead), Job.objects.count()) == ("open", 0)
+
+
+def test_arguments_are_changed_for_one_letter_only() -> None:
+    with pytest.raises(CommandError, match="one letter at a time"):
+        run("dead_letters", "replay", letter().id, letter().id, "--set", "y=1")
+
+
+def test_what_cannot_be_replayed_stays_open_and_is_an_error() -> None:
+    letter()
+    unknown = letter(task="tasks.of_yesterday")
+
+    with pytest.raises(CommandError, match="1 cannot be replayed"):
+        run("dead_letters", "replay", "--all")
+    assert (state_of(unknown), Job.objects.count()) == ("open", 1)
+
+
+def test_an_id_that_is_not_open_is_an_error_before_anything_is_done() -> None:
+    dead = letter()
+
+    with pytest.raises(CommandError, match="No open dead letter"):
+        run("dead_letters", "replay", dead.id, UUID(int=0))
+    assert state_of(dead) == "open"
+
+
+# --- dead_letters discard ---------------------------------------------------------------------------------------------
+
+
+def test_discard_closes_the_letter_and_keeps_the_reason() -> None:
+    dead = letter()
+
+    assert "Discarded 1." in run("dead_letters", "discard", dead.id, "--reason", "The shop is closed.")
+    assert (state_of(dead), dead.reason) == ("discarded", "The shop is closed.")
+
+
+def test_discard_needs_a_reason() -> None:
+    dead = letter()
+
+    with pytest.raises(CommandError, match="--reason"):
+        run("dead_letters", "discard", dead.id)
+    with pytest.raises(CommandError, match="why"):
+        run("dead_letters", "discard", dead.id, "--reason", " ")
+
+
+# --- queues -----------------------------------------------------------------------------------------------------------
+
+
+def test_queues_shows_every_queue_and_what_waits_in_it() -> None:
+    for minutes in (-5, -1, 60):
+        run_at = timezone.now() + timedelta(minutes=minutes)
+        Job.objects.create(task="tasks.lab_nothing", queue="low", run_at=run_at)
+
+    lines = {line.split()[0]: line.split() for line in run("queues").splitlines()}
+
+    assert lines["low"] == ["low", "2", "5m", "1", "0"]
+    assert lines["high"] == ["high", "0", "0", "0"]
+
+
+def test_a_queue_is_paused_with_a_reason_and_resumed() -> None:
+    assert "until resumed: The supplier is down." in run("queues", "pause", "io", "--reason", "The supplier is down.")
+    assert QueuePause.objects.filter(queue="io").exists()
+
+    assert "supplier" not in run("queues", "resume", "io")
+    assert not QueuePause.objects.exists()
+
+
+def test_a_pause_can_end_by_itself() -> None:
+    run("queues", "pause", "io", "--reason", "Maintenance.", "--until", "2h")
+
+    until = QueuePause.objects.get().until
+    assert until is not None
+    assert timedelta(minutes=119) < until - timezone.now() <= timedelta(hours=2)
+
+
+def test_a_pause_that_is_over_is_not_shown() -> None:
+    queues.pause("io", "Maintenance.", until=timezone.now() - timedelta(seconds=1))
+
+    assert "Maintenance" not in run("queues")
+
+
+@pytest.mark.parametrize("arguments", [["pause", "nowhere", "--reason", "x"], ["resume", "low"], ["pause", "low"]])
+def test_a_pause_that_makes_no_sense_is_an_error(arguments: list[str]) -> None:
+    with pytest.raises(CommandError):
+        run("queues", *arguments)
+
+
+# --- Times and tables -------------------------------------------------------------------------------------------------
+
+
+def test_times_are_read_as_a_person_types_them() -> None:
+    assert duration("90s") == timedelta(seconds=90)
+    assert past("2026-02-05T09:00").isoformat() == "2026-02-05T09:00:00+00:00"
+    assert past("2h") < timezone.now() < future("1d")
+
+
+@pytest.mark.parametrize("text", ["", "soon", "10", "-5m", "2026-13-45T99:00"])
+def test_a_time_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(CommandError, match="not a time"):
+        run("dead_letters", "list", f"--since={text}")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(-1, "0s"), (59, "59s"), (61, "1m"), (7200, "2h"), (200_000, "2d")])
+def test_an_age_is_told_in_the_largest_unit_that_fits(seconds: float, text: str) -> None:
+    assert age(seconds) == text
+
+
+def test_numbers_stand_right_in_a_table() -> None:
+    assert table(("N", "NAME"), [(5, "a"), (10, "b")]).splitlines() == [" N  NAME", " 5  a", "10  b"]
