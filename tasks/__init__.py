@@ -9,6 +9,7 @@ from tasks.lab import lab_atomic as lab_atomic
 from tasks.lab import lab_cancel as lab_cancel
 from tasks.lab import lab_crash as lab_crash
 from tasks.lab import lab_crash_once as lab_crash_once
+from tasks.lab import lab_limited as lab_limited
 from tasks.lab import lab_nothing as lab_nothing
 from tasks.lab import lab_sleep as lab_sleep
 from tasks.lab import lab_snooze as lab_snooze

@@ -11,6 +11,7 @@ from celery import shared_task
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
 from apps.jobs import ledger
+from apps.jobs.limits import Rate
 from apps.jobs.models import Job
 from apps.jobs.snooze import Snooze
 from apps.jobs.task import JobTask
@@ -124,15 +125,15 @@ def lab_reject() -> None:
     raise Reject("The lab was asked to reject.", requeue=False)
 
 
-@shared_task(bind=True)
-def lab_snooze(self: JobTask, until: float) -> None:
+@shared_task
+def lab_snooze(until: float) -> None:
     """Comes back later until that time (Unix seconds). Safe to run twice: it has no effect."""
     if time.time() < until:
         raise Snooze(until - time.time(), "not yet")
 
 
 @shared_task(unique=("key",))
-def lab_unique(key: str, seconds: float = 0) -> None:
+def lab_unique(key: str, seconds: float = 0) -> None:  # noqa: ARG001 - it is the key that makes the job unique
     """Safe to run twice: it only waits."""
     time.sleep(seconds)
 
@@ -151,6 +152,16 @@ def lab_atomic(self: JobTask, crash: bool = False) -> None:
     lab_nothing.delay()
     if crash and _never_crashed(self):
         lab_crash.run()
+
+
+# Five a second, whatever the number of workers.
+LAB_RATE = Rate("lab", "5/second")
+
+
+@shared_task
+def lab_limited() -> None:
+    """Takes a place under the lab's limit. Safe to run twice: it has no effect."""
+    LAB_RATE.acquire()
 
 
 @shared_task

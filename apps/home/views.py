@@ -4,6 +4,7 @@ Each view answers with a whole page, or with only the piece that changed when th
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -96,7 +97,7 @@ def _asked_ids(request: HttpRequest) -> list[UUID]:
         raise Http404 from None
 
 
-def _outcome(pattern: Pattern, name: str, act: Act, ids: list[UUID] | tuple[UUID, ...]) -> dict[str, Any]:
+def _outcome(pattern: Pattern, name: str, act: Act, ids: Sequence[UUID]) -> dict[str, Any]:
     jobs = jobs_of(list(dict.fromkeys(ids)))  # a refused duplicate names the same job again
     verdict = act.seen(ids)
     letters = dict(DeadLetter.objects.filter(job_id__in=ids).values_list("job_id", "pk"))
@@ -110,8 +111,8 @@ def _outcome(pattern: Pattern, name: str, act: Act, ids: list[UUID] | tuple[UUID
     }
 
 
-def _seen_url(pattern: Pattern, act: str, ids: list[UUID] | tuple[UUID, ...]) -> str:
-    return f"{reverse('seen', args=[pattern.slug, act])}?{urlencode({'job': ids}, doseq=True)}"
+def _seen_url(pattern: Pattern, act: str, ids: Sequence[UUID]) -> str:
+    return f"{reverse('seen', args=[pattern.slug, act])}?{urlencode([('job', str(job_id)) for job_id in ids])}"
 
 
 def _refuse(request: HttpRequest, pattern: Pattern, status: int, sentence: str) -> HttpResponse:

@@ -26,10 +26,11 @@ def status(request: HttpRequest, job_id: UUID) -> HttpResponseBase:
     job = _visible_job(request, job_id)
     if _wants_json(request):
         return JsonResponse(as_json(job))
-    context = {
-        "job": job,
+    context: dict[str, Any] = {"job": job, "moments": timeline(job)}
+    if "X-Piece" in request.headers:  # the page's script asks for what may have changed
+        return render(request, "jobs/_timeline.html", context)
+    context |= {
         "status": as_json(job),
-        "moments": timeline(job),
         "arguments": _arguments(job),
         "letter": DeadLetter.objects.filter(job_id=job_id).first(),
     }
@@ -87,7 +88,7 @@ def _arguments(job: Job) -> str:
 
 def _visible_job(request: HttpRequest, job_id: UUID) -> Job:
     job = Job.objects.select_related("worker").filter(pk=job_id).first()
-    if job is None or not (request.user.is_staff or job.owner_id == request.user.pk):  # type: ignore[union-attr]
+    if job is None or not (request.user.is_staff or job.owner_id == request.user.pk):
         raise Http404
     return job
 

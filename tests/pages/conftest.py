@@ -50,13 +50,16 @@ def open_page(browser: Browser, live_server: "LiveServer") -> Iterator[Callable[
     contexts: list[BrowserContext] = []
     errors: list[Error] = []
 
+    def note(error: Error) -> None:
+        errors.append(error)
+
     def open_one(user: "User | None" = None, **options: Any) -> Page:
         context = browser.new_context(base_url=live_server.url, **options)
         contexts.append(context)
         if user:
-            context.add_cookies([{**_session_of(user), "url": live_server.url}])
+            context.add_cookies([_session_of(user, live_server.url)])
         page = context.new_page()
-        page.on("pageerror", lambda error: errors.append(error))
+        page.on("pageerror", note)
         return page
 
     yield open_one
@@ -65,10 +68,11 @@ def open_page(browser: Browser, live_server: "LiveServer") -> Iterator[Callable[
     assert errors == []
 
 
-def _session_of(user: "User") -> dict[str, Any]:
+def _session_of(user: "User", url: str) -> Any:
     from django.conf import settings
     from django.test import Client
 
     client = Client()
     client.force_login(user)
-    return {"name": settings.SESSION_COOKIE_NAME, "value": client.cookies[settings.SESSION_COOKIE_NAME].value}
+    name = settings.SESSION_COOKIE_NAME
+    return {"name": name, "value": client.cookies[name].value, "url": url}

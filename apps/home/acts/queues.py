@@ -12,7 +12,7 @@ from apps.jobs import queues
 from apps.jobs.models import Job
 
 FLOOD = 100
-PAUSE = timedelta(seconds=5)
+PAUSE = timedelta(seconds=3)
 # The promise of the queue `high`: somebody waits in front of a screen.
 QUICK = 2.0
 

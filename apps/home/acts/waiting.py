@@ -15,8 +15,8 @@ from apps.jobs import ledger
 from apps.jobs.models import Job
 from apps.jobs.ticks import next_tick
 
-DELAY = 10
-NAP = 4
+DELAY = 5
+NAP = 2
 SLEEPERS = 50
 
 
