@@ -14,7 +14,7 @@ class Nightshift(Celery):
     def gen_task_name(self, name: str, module: str) -> str:
         """Name every task of `tasks.<module>` plainly `tasks.<name>`: the name is a public contract."""
         package = module.partition(".")[0]
-        return super().gen_task_name(name, "tasks" if package == "tasks" else module)
+        return str(super().gen_task_name(name, "tasks" if package == "tasks" else module))
 
 
 app = Nightshift("nightshift", task_cls="apps.jobs.task:JobTask")

@@ -1,6 +1,5 @@
 """Django and Celery settings. Each number that someone chose has its reason beside it."""
 
-import sys
 from datetime import timedelta
 from typing import Any
 
@@ -21,7 +20,7 @@ django_stubs_ext.monkeypatch()
 BASE_DIR = ROOT
 DEBUG = env.bool("DEBUG", False)
 SANDBOX = env.bool("SANDBOX", False)
-INSECURE_SECRET_KEY = "insecure-key-for-a-laptop-only"
+INSECURE_SECRET_KEY = "insecure-key-for-a-laptop-only"  # noqa: S105 - it says what it is, and needs DEBUG
 SECRET_KEY = env.str("SECRET_KEY", INSECURE_SECRET_KEY if DEBUG else "")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
@@ -237,5 +236,3 @@ JOBS_UNKNOWN_TASK_EVERY = timedelta(seconds=env.float("JOBS_UNKNOWN_TASK_SECONDS
 JOBS_PREPARE_STATEMENTS = env.bool("JOBS_PREPARE_STATEMENTS", True)
 JOBS_KEEP_SUCCEEDED = timedelta(days=7)
 JOBS_KEEP_DEAD = timedelta(days=90)
-
-TESTING = "pytest" in sys.modules

@@ -69,8 +69,9 @@ def _fill(ids: Any, by_id: dict[UUID, Any]) -> Any:
 
 def part_died(job: Job) -> None:
     """The body will never start: say so in a dead letter of its own. In the transaction in which the part ends."""
-    chord = Chord.objects.filter(pk=_header_of(job)).first()
-    if chord is None:
+    header_id = _header_of(job)
+    chord = header_id and Chord.objects.filter(pk=header_id).first()
+    if not chord:
         return
     _bury_body(chord, job.queue, f"Its part {job.task} ({job.id}) ended as {job.state}.")
 

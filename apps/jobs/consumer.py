@@ -54,15 +54,19 @@ class JobConsumer(Consumer):
         self.bury(message, BadMessage("The message does not name a task."))
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        task, job_id = message.headers["task"], job_id_of(message.headers["id"])
+        if message.headers.get("ledger"):
+            self._hand_back(message)
+        else:
+            self.bury(message, exc, Failure.unknown_task(message.headers["task"]))
+
+    def _hand_back(self, message: Any) -> None:
+        job_id = job_id_of(message.headers["id"])
         try:
-            if message.headers.get("ledger"):
-                connections.patiently(lambda: ledger.hand_back_unknown(job_id), PATIENCE)
-                message.ack()
-                return
+            connections.patiently(lambda: ledger.hand_back_unknown(job_id), PATIENCE)
         except connections.LOST:
-            return lease.call_later(REQUEUE_AFTER, message.requeue)
-        self.bury(message, exc, Failure.unknown_task(task))
+            lease.call_later(REQUEUE_AFTER, message.requeue)
+        else:
+            message.ack_log_error(logger, self.connection_errors)
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
         self.bury(message, exc)

@@ -9,7 +9,7 @@ closed in the same transaction: two operators who replay it at once make one job
 Not guaranteed. Replaying runs the task again: that it is safe to run twice is the task's business.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -65,7 +65,7 @@ def _arguments(message: Any) -> tuple[list[Any], dict[str, Any]]:
     try:
         args, kwargs, _ = message.payload
         return list(args), dict(kwargs)
-    except Exception:  # any content type, any garbage: then it is only shown
+    except Exception:  # noqa: BLE001 - any content type, any garbage: then it is only shown
         body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
         return [body[:20_000].decode("utf-8", "replace").replace("\x00", "�")], {}
 

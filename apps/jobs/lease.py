@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -29,37 +30,46 @@ from django.db import connection
 from django.db.models.functions import Now
 
 from apps.jobs import connections, ledger
-from apps.jobs.models import Job, Worker
 from apps.jobs.ids import uuid7
+from apps.jobs.models import Job, Worker
 
 logger = logging.getLogger(__name__)
 
 RENEWALS_PER_LEASE = 3
 
-_worker_id: UUID | None = None
-_timer: Any = None
-_stopping = threading.Event()
+
+@dataclass
+class ThisWorker:
+    """What a process knows of the worker that it is, or whose pool it belongs to (children inherit it)."""
+
+    id: UUID = field(default_factory=uuid7)
+    timer: Any = None
+    is_stopping: bool = False
+    is_green: bool = False
 
 
-def worker_id() -> UUID | None:
+_this = ThisWorker()
+
+
+def worker_id() -> UUID:
     """The identity of this worker's main process; its pool children inherit it."""
-    return _worker_id
+    return _this.id
 
 
 def is_stopping() -> bool:
     """Whether this worker is being stopped in good order: what it loses from now on is handed back uncounted."""
-    return _stopping.is_set()
+    return _this.is_stopping
 
 
 def token_of(job_id: UUID) -> int | None:
     """The token under which this worker runs the job, for the main process, which did not claim it itself."""
-    held = Job.objects.filter(pk=job_id, worker_id=_worker_id, state=Job.State.RUNNING)
+    held = Job.objects.filter(pk=job_id, worker_id=_this.id, state=Job.State.RUNNING)
     return held.values_list("token", flat=True).first()
 
 
 def call_later(seconds: float, action: Callable[[], Any]) -> None:
     """In this worker's main process."""
-    _timer.call_after(seconds, action)
+    _this.timer.call_after(seconds, action)
 
 
 class LeaseStep(bootsteps.StartStopStep):
@@ -68,23 +78,22 @@ class LeaseStep(bootsteps.StartStopStep):
     requires = ("celery.worker.components:Timer",)
 
     def __init__(self, parent: Any, **options: Any) -> None:
-        global _worker_id
         super().__init__(parent, **options)
-        _worker_id = uuid7()  # before the pool forks
+        _this.id = uuid7()  # before the pool forks
         self.timer_entry: Any = None
-        if pool_is(parent, "gevent") or pool_is(parent, "eventlet"):
+        _this.is_green = pool_is(parent, "gevent")
+        if _this.is_green:
             task_postrun.connect(connections.close)
 
     def start(self, parent: Any) -> None:
-        global _timer
-        _timer = parent.timer
+        _this.timer = parent.timer
         connections.patiently(lambda: self._introduce(parent))
         every = settings.JOBS_LEASE.total_seconds() / RENEWALS_PER_LEASE
         self.timer_entry = parent.timer.call_repeatedly(every, self._beat, (parent,))
 
     def _introduce(self, parent: Any) -> None:
         Worker.objects.update_or_create(
-            id=_worker_id,
+            id=_this.id,
             defaults={
                 "name": parent.hostname,
                 "pid": os.getpid(),
@@ -100,7 +109,7 @@ class LeaseStep(bootsteps.StartStopStep):
             connections.refresh()
             for job_id in renew_leases():
                 self._terminate(parent, job_id)
-            Worker.objects.filter(pk=_worker_id).update(
+            Worker.objects.filter(pk=_this.id).update(
                 heartbeat_at=Now(), busy=len(state.active_requests), size=parent.pool.num_processes
             )
         except connections.LOST as exc:
@@ -117,10 +126,10 @@ class LeaseStep(bootsteps.StartStopStep):
         """The pool has been stopped before us, so what the ledger still shows as ours is nobody's."""
         if self.timer_entry is not None:
             self.timer_entry.cancel()
-        _stopping.set()
+        _this.is_stopping = True
         try:
-            ledger.release(_worker_id)  # type: ignore[arg-type]
-            Worker.objects.filter(pk=_worker_id).update(stopped_at=Now(), busy=0)
+            ledger.release(_this.id)
+            Worker.objects.filter(pk=_this.id).update(stopped_at=Now(), busy=0)
         except connections.LOST as exc:
             logger.warning("Could not hand back jobs, their leases will run out: %s", str(exc).strip())
 
@@ -139,13 +148,23 @@ def pool_is(worker: Any, kind: str) -> bool:
 def renew_leases() -> list[UUID]:
     """Returns the jobs that someone asked to cancel."""
     running = [UUID(request.id) for request in tuple(state.active_requests)]
-    return ledger.renew(running, _worker_id) if running and _worker_id else []
+    return ledger.renew(running, _this.id) if running else []
 
 
 def begin_shutdown(**signal_fields: Any) -> None:
     """On SIGTERM: let running jobs finish, but not for longer than the grace."""
-    if signal_fields.get("how") == "Warm" and not _stopping.is_set():
-        threading.Thread(target=_end_grace, name="shutdown-grace", daemon=True).start()
+    if signal_fields.get("how") == "Warm" and not _this.is_stopping:
+        _in_background(_end_grace)
+
+
+def _in_background(action: Callable[[], None]) -> None:
+    """In a signal handler, where gevent may not wait for a thread to start, but may spawn."""
+    if _this.is_green:
+        import gevent
+
+        gevent.spawn(action)
+    else:
+        threading.Thread(target=action, name="shutdown-grace", daemon=True).start()
 
 
 def _end_grace() -> None:
@@ -157,5 +176,5 @@ def _end_grace() -> None:
         time.sleep(0.2)
     if state.active_requests:
         logger.warning("Grace is over: %d running jobs are handed back.", len(state.active_requests))
-        _stopping.set()
+        _this.is_stopping = True
         os.kill(os.getpid(), signal.SIGQUIT)

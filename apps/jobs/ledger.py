@@ -28,8 +28,8 @@ from kombu.utils.json import dumps
 
 from apps.jobs import chords, sql
 from apps.jobs.failures import Failure
-from apps.jobs.models import DeadLetter, Job, MessageDecoder
 from apps.jobs.ids import uuid7
+from apps.jobs.models import DeadLetter, Job, MessageDecoder
 
 # The relay listens here. A notification says "something is due", never what: the rows say that.
 CHANNEL = "nightshift_due"
@@ -242,7 +242,8 @@ def next_due(queues: Iterable[str]) -> float | None:
     """Seconds until the next queued job of these queues is due (below zero: overdue); None if there is none."""
     with connection.cursor() as cursor:
         cursor.execute(NEXT_DUE, [list(queues)])
-        return cursor.fetchone()[0]
+        seconds: float | None = cursor.fetchone()[0]
+    return seconds
 
 
 # --- Worker -----------------------------------------------------------------------------------------------------------
@@ -278,18 +279,18 @@ def refuse(job_id: UUID) -> str:
     if job.expires_at and job.expires_at <= timezone.now():
         bury(job.id, None, Failure.expired(job.expires_at))
         return "expired"
-    if job.state == Job.State.SENT and put_back(queue=job.queue, job_id=job.id):
+    if job.state == Job.State.SENT and put_back(job.id):
         return "paused"
     return "duplicate"
 
 
-def put_back(queue: str, job_id: UUID) -> bool:
+def put_back(job_id: UUID) -> bool:
     """sent → queued, for a job whose queue was paused while its message was on the way."""
     with connection.cursor() as cursor:
         cursor.execute(
             f"UPDATE jobs_job SET state = 'queued' WHERE id = %s AND state = 'sent' AND queue IN ({PAUSED})", [job_id]
         )
-        return cursor.rowcount == 1
+        return bool(cursor.rowcount)
 
 
 ENDED = """
@@ -311,7 +312,9 @@ def succeed(job_id: UUID, token: int, result: Any = None) -> None:
         raise LeaseLost(f"Job {job_id} is no longer ours to end (token {token}).")
 
 
-LET_GO = "state = 'queued', lease_until = NULL, running_key = NULL, run_at = clock_timestamp() + %s * interval '1 second'"
+LET_GO = (
+    "state = 'queued', lease_until = NULL, running_key = NULL, run_at = clock_timestamp() + %s * interval '1 second'"
+)
 
 
 def retry(job_id: UUID, token: int, again: NewJob, failure: Failure | None) -> None:
@@ -499,7 +502,7 @@ def hurry(job_ids: Iterable[UUID]) -> int:
             "UPDATE jobs_job SET run_at = statement_timestamp() WHERE id = ANY(%s) AND state = 'queued'",
             [list(job_ids)],
         )
-        hurried = cursor.rowcount
+        hurried: int = cursor.rowcount
         _wake_relay(cursor)
     return hurried
 
@@ -513,7 +516,7 @@ def renew(job_ids: Iterable[UUID], worker_id: UUID) -> list[UUID]:
         cursor.execute(
             "UPDATE jobs_job SET lease_until = clock_timestamp() + %s"
             " WHERE id = ANY(%s) AND worker_id = %s AND state = 'running' RETURNING id, cancel_requested",
-            [settings.JOBS_LEASE, list(job_ids), worker_id],
+            [settings.JOBS_LEASE, list(job_ids), worker_id],  # type: ignore[list-item]  # psycopg knows intervals
         )
         return [job_id for job_id, cancel_requested in cursor.fetchall() if cancel_requested]
 
@@ -526,7 +529,7 @@ def release(worker_id: UUID, job_id: UUID | None = None) -> int:
             " WHERE worker_id = %s AND state = 'running' AND (%s::uuid IS NULL OR id = %s)",
             [0, worker_id, job_id, job_id],
         )
-        released = cursor.rowcount
+        released: int = cursor.rowcount
         _wake_relay(cursor)
     return released
 
@@ -579,9 +582,9 @@ def rescue_expired(limit: int = 100) -> int:
             .extra(
                 where=[
                     "lease_until < statement_timestamp()",
-                    "pg_postmaster_start_time() < statement_timestamp() - %s",
+                    "pg_postmaster_start_time() < statement_timestamp() - %s * interval '1 second'",
                 ],
-                params=[settings.JOBS_LEASE],
+                params=[str(settings.JOBS_LEASE.total_seconds())],
             )
             .order_by("lease_until")[:limit]
         )

@@ -83,6 +83,6 @@ class Progress:
     def _share_so_far(self) -> float:
         """The highest that was shown, by this attempt or by those before it."""
         if self._highest is None:
-            shown = Job.objects.filter(pk=self.job_id).values_list("progress", flat=True).first() or {}
+            shown = Job.objects.filter(pk=str(self.job_id)).values_list("progress", flat=True).first() or {}
             self._highest = float(shown.get("percent") or 0)
         return self._highest

@@ -81,7 +81,8 @@ class Relay:
 
     def _backoff(self) -> float:
         self.failures = min(self.failures + 1, 6)
-        return random.uniform(0.5, 1.0) * min(LONGEST_BACKOFF, 0.1 * 2**self.failures)
+        longest: float = min(LONGEST_BACKOFF, 0.1 * 2**self.failures)
+        return random.uniform(0.5, 1.0) * longest
 
     def run_once(self) -> int:
         """Rescue if it is time to; then publish one batch. Returns how many jobs were published."""

@@ -6,7 +6,7 @@ Celery's documented hook for that is a task's `Request` class.
 import logging
 from typing import Any
 
-from billiard.einfo import ExceptionInfo
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
@@ -92,8 +92,8 @@ class JobRequest(Request):
 
 
 def _cause(exc_info: ExceptionInfo) -> BaseException:
-    exc = exc_info.exception
-    return getattr(exc, "exc", exc) if type(exc).__name__ == "ExceptionWithTraceback" else exc
+    exc: BaseException = exc_info.exception
+    return exc.exc if isinstance(exc, ExceptionWithTraceback) else exc
 
 
 def _worker_lost(exc: BaseException) -> bool:
@@ -101,4 +101,4 @@ def _worker_lost(exc: BaseException) -> bool:
 
 
 def _is_no_failure(exc: BaseException) -> bool:
-    return isinstance(exc, Retry | Ignore) or isinstance(exc, Reject) and exc.requeue
+    return isinstance(exc, Retry | Ignore) or (isinstance(exc, Reject) and exc.requeue)

@@ -9,33 +9,31 @@ and eager mode are Celery's own.
 Not guaranteed. `durable=False` is plain Celery: quick, and lost with the broker. Its failures still become dead
 letters.
 
-Follow one job: `apply_async` → `ledger.record` → relay → `before_start` → `__call__` → `ledger.succeed`.
+Follow one job: `apply_async` → `ledger.record` → `Relay.publish_due` → `before_start` → `Attempt.run` →
+`ledger.succeed`.
 """
 
 import inspect
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from typing import Any, TypeVar
 from uuid import UUID
 
 import celery
 from celery import current_task
-from celery.canvas import maybe_signature
 from celery.exceptions import Ignore, Reject
 from celery.result import AsyncResult
 from celery.utils.functional import maybe_list
-from django.db import transaction
-from kombu.exceptions import EncodeError
 
-from apps.jobs import chords, connections, lease, ledger, origin, redaction, sensitive, unique
-from apps.jobs.backpressure import QueueFull, admit
-from apps.jobs.failures import BadResult, Failure, Kind, OutOfMemory, WrongArguments, kind_of
+from apps.jobs import connections, lease, ledger, origin, redaction, sensitive, unique
+from apps.jobs.attempt import Attempt
+from apps.jobs.backpressure import admit
+from apps.jobs.failures import Failure, Kind, OutOfMemory, WrongArguments, kind_of
 from apps.jobs.ids import job_id_of, uuid7
 from apps.jobs.ledger import NewJob
-from apps.jobs.progress import Cancelled, Progress
+from apps.jobs.progress import Progress
 from apps.jobs.snooze import Snooze
 
 logger = logging.getLogger(__name__)
@@ -47,8 +45,6 @@ CARRIED = frozenset(
     """link link_error chain chord group_id group_index shadow time_limit soft_time_limit headers reply_to argsrepr
     kwargsrepr ignore_result replaced_task_nesting stamped_headers""".split()
 )
-# How long a job that its task rejected with requeue=True waits: at once would be a loop as fast as the machine.
-REQUEUE_AFTER = 5.0
 
 
 class JobResult(AsyncResult):
@@ -276,7 +272,9 @@ class JobTask(celery.Task):
             return self.run(*args, **sensitive.unseal(kwargs))
         try:
             self._refuse_wrong_arguments(args, kwargs)
-            return self._run(args, kwargs) if request.get("token") is None else self._attempt(args, kwargs)
+            if request.get("token") is None:
+                return self._run(args, kwargs)
+            return Attempt(self).run(args, kwargs)
         except MemoryError as exc:
             raise OutOfMemory(str(exc) or "The task ran out of memory.") from exc
 
@@ -293,102 +291,6 @@ class JobTask(celery.Task):
         except Snooze as exc:
             self.signature_from_request(countdown=exc.seconds).apply_async()
             raise
-
-    def _attempt(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Run the body and write the end. What is not an error, but not an end either, is settled here too."""
-        job_id, token = UUID(self.request.id), self.request.token
-        try:
-            with transaction.atomic() if self.atomic else nullcontext():
-                result = self.run(*args, **sensitive.unseal(kwargs))
-                if self.atomic:
-                    self._succeed(job_id, token, result)
-            if not self.atomic:
-                connections.patiently(lambda: self._succeed(job_id, token, result))
-        except Snooze as exc:
-            seconds = exc.seconds
-            connections.patiently(lambda: ledger.snooze(job_id, token, seconds))
-            raise
-        except QueueFull as exc:
-            connections.patiently(lambda: ledger.snooze(job_id, token, exc.retry_after))
-            raise Ignore(str(exc)) from exc
-        except Cancelled:
-            connections.patiently(lambda: ledger.cancelled(job_id, token))
-            raise
-        except ledger.LeaseLost:
-            raise
-        except Reject as exc:
-            self._rejected(job_id, token, exc)
-            raise Ignore(str(exc)) from exc
-        except Ignore:
-            self._ignored(job_id, token)
-            raise
-        except connections.LOST as exc:
-            self._lost_database(job_id, token, exc)
-            raise Ignore("the database went away") from exc
-        self.request.callbacks = self.request.chain = None  # continued in `_succeed`, not by Celery's tracer
-        return result
-
-    def _succeed(self, job_id: UUID, token: int, result: Any) -> None:
-        """Write the end and start what comes after it, in one transaction: neither can be without the other."""
-        request = self.request
-        if request.get("again"):
-            return ledger.retry(job_id, token, request.again, None)  # self.retry(throw=False)
-        kept = self._kept(result)
-        if not (request.chord or request.callbacks or request.chain):
-            return ledger.succeed(job_id, token, kept)
-        with transaction.atomic():
-            ledger.succeed(job_id, token, kept)
-            if request.chord and request.group:
-                chords.part_succeeded(request.group)
-            self._continue(result)
-        return None
-
-    def _kept(self, result: Any) -> Any:
-        """The result, where someone will read it: a caller who asked, or a chord's body."""
-        if not self.request.chord and self._ignores_result():
-            return None
-        try:
-            self.backend.encode(result)
-        except (EncodeError, TypeError, ValueError) as exc:
-            raise BadResult(f"The result of {self.name} cannot be written as JSON: {exc}") from exc
-        return result
-
-    def _ignores_result(self) -> bool:
-        asked = self.request.get("ignore_result")
-        return bool(self.ignore_result if asked is None else asked)
-
-    def _continue(self, result: Any) -> None:
-        """What `link` and a chain say comes next, with the options that Celery's own tracer gives it."""
-        request = self.request
-        family = {"parent_id": request.id, "root_id": request.root_id or request.id}
-        for callback in request.callbacks or ():
-            maybe_signature(callback, app=self.app).apply_async((result,), **family)
-        if request.chain:
-            following = maybe_signature(request.chain[-1], app=self.app)
-            following.apply_async((result,), chain=request.chain[:-1], **family)
-
-    def _rejected(self, job_id: UUID, token: int, exc: Reject) -> None:
-        if exc.requeue:
-            connections.patiently(lambda: ledger.snooze(job_id, token, REQUEUE_AFTER))
-        else:
-            failure = Failure.of(exc).masked(self._secrets())
-            connections.patiently(lambda: ledger.bury(job_id, token, failure))
-
-    def _ignored(self, job_id: UUID, token: int) -> None:
-        """`raise Ignore()` is the task's way to say that it is done; `self.replace` raises it too."""
-        again = self.request.get("again")
-        if again:
-            connections.patiently(lambda: ledger.retry(job_id, token, again, None))
-        else:
-            connections.patiently(lambda: ledger.succeed(job_id, token))
-
-    def _lost_database(self, job_id: UUID, token: int, exc: Exception) -> None:
-        """Not the task's fault: it runs again, counted like a crash so that it cannot go on for ever.
-
-        If the database stays away, the lease runs out and the relay does the same.
-        """
-        failure = Failure.of(exc, kind=Kind.CRASHED)
-        connections.patiently(lambda: ledger.crashed(job_id, failure, token=token))
 
     def on_retry(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """running → queued. After the body, so that an atomic task's own work is rolled back and this is not."""
@@ -452,10 +354,12 @@ def _carried(options: Mapping[str, Any], asked_by: origin.Origin) -> dict[str, A
 def _aware(eta: datetime | str | None, app: celery.Celery) -> datetime | None:
     """As Celery does: a time without a zone is in the app's own (UTC here)."""
     eta = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
-    return eta.replace(tzinfo=app.timezone) if eta is not None and eta.tzinfo is None else eta
+    zone: tzinfo = app.timezone
+    return eta.replace(tzinfo=zone) if eta is not None and eta.tzinfo is None else eta
 
 
 def _expiry(expires: datetime | str | float | None, app: celery.Celery) -> datetime | None:
     if isinstance(expires, int | float):
-        return app.now() + timedelta(seconds=expires)
+        now: datetime = app.now()
+        return now + timedelta(seconds=expires)
     return _aware(expires, app)

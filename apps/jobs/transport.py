@@ -25,7 +25,7 @@ class Client(redis.Redis):
     """Looks at what BRPOP brings before kombu does."""
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
-        response = super().parse_response(connection, command_name, **options)
+        response = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         if command_name == "BRPOP" and response:
             queue, item = response
             return queue, readable(item)
@@ -34,7 +34,7 @@ class Client(redis.Redis):
 
 class Channel(kombu_redis.Channel):
     def _get_client(self) -> Any:
-        stock = super()._get_client()
+        stock = super()._get_client()  # type: ignore[no-untyped-call]
         # With a key prefix kombu uses a client of its own, which we leave alone.
         return stock if isinstance(stock, partial) else Client
 

@@ -29,7 +29,7 @@ def key_of(task: str, names: Sequence[str], arguments: Mapping[str, Any]) -> str
 
 
 @cache
-def _redis() -> "redis.Redis[str]":
+def _redis() -> redis.Redis:
     return redis.Redis.from_url(settings.REDIS_URL, decode_responses=True, socket_timeout=2, socket_connect_timeout=2)
 
 

@@ -11,7 +11,6 @@ from django.db import OperationalError, connection
 
 from apps.jobs.ledger import CHANNEL
 
-
 # What names the server and the account, of all that Django gives its own connections.
 ADDRESS = ("host", "port", "user", "password", "dbname", "sslmode")
 

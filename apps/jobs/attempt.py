@@ -1,0 +1,138 @@
+"""One attempt: the task's body, and what the ledger is told of how it went.
+
+Problem. Between the end of a body and the note that it ended, a process can die; and between that note and what was to
+come next (a chain, a chord) it can die again.
+
+Guarantee. A job's success, its result and its continuations are one transaction, under the claim's token. With
+`atomic=True` the body's own database work is in it too. What is neither success nor failure (a snooze, a cancel, a
+database that went away) is settled here, and Celery only acknowledges the message.
+
+Not guaranteed. Without `atomic=True` a crash just before that transaction runs the body again.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from celery.canvas import maybe_signature
+from celery.exceptions import Ignore, Reject
+from django.db import transaction
+from kombu.exceptions import EncodeError
+
+from apps.jobs import chords, connections, ledger, sensitive
+from apps.jobs.backpressure import QueueFull
+from apps.jobs.failures import BadResult, Failure, Kind
+from apps.jobs.progress import Cancelled
+from apps.jobs.snooze import Snooze
+
+if TYPE_CHECKING:
+    from apps.jobs.task import JobTask
+
+# How long a job that its task rejected with requeue=True waits: at once would be a loop as fast as the machine.
+REQUEUE_AFTER = 5.0
+
+
+class Attempt:
+    def __init__(self, task: "JobTask") -> None:
+        self.task = task
+        self.request = task.request
+        self.job_id = UUID(self.request.id)
+        self.token: int = self.request.token
+
+    def run(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Returns the body's result. Raises the body's error for Celery to deal with, or Ignore if it is settled."""
+        try:
+            result = self._run_to_the_end(args, sensitive.unseal(kwargs))
+        except (Ignore, Reject, QueueFull, *connections.LOST) as outcome:
+            reason = outcome
+            connections.patiently(lambda: self._settle(reason))
+            raise Ignore(str(outcome)) from outcome
+        self.request.callbacks = self.request.chain = None  # continued in `_succeed`, not by Celery's tracer
+        return result
+
+    def _run_to_the_end(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
+        with transaction.atomic() if self.task.atomic else nullcontext():
+            result = self.task.run(*args, **kwargs)
+            if self.task.atomic:
+                self._succeed(result)
+        if not self.task.atomic:
+            connections.patiently(lambda: self._succeed(result))
+        return result
+
+    def _succeed(self, result: Any) -> None:
+        """Write the end and start what comes after it, in one transaction: neither can be without the other."""
+        request = self.request
+        kept = self._kept(result)
+        if request.get("again"):
+            ledger.retry(self.job_id, self.token, request.again, None)  # self.retry(throw=False)
+        elif not (request.chord or request.callbacks or request.chain):
+            ledger.succeed(self.job_id, self.token, kept)
+        else:
+            with transaction.atomic():
+                ledger.succeed(self.job_id, self.token, kept)
+                self._continue(result)
+
+    def _kept(self, result: Any) -> Any:
+        """The result, where someone will read it: a caller who asked, or a chord's body."""
+        if self._ignores_result() and not self.request.chord:
+            return None
+        try:
+            self.task.backend.encode(result)
+        except (EncodeError, TypeError, ValueError) as exc:
+            raise BadResult(f"The result of {self.task.name} cannot be written as JSON: {exc}") from exc
+        return result
+
+    def _ignores_result(self) -> bool:
+        asked = self.request.get("ignore_result")
+        return bool(self.task.ignore_result if asked is None else asked)
+
+    def _continue(self, result: Any) -> None:
+        """What a chord, `link` and a chain say comes next, with the options that Celery's own tracer gives it."""
+        request = self.request
+        family = {"parent_id": request.id, "root_id": request.root_id or request.id}
+        if request.chord and request.group:
+            chords.part_succeeded(request.group)
+        for callback in request.callbacks or ():
+            maybe_signature(callback, app=self.task.app).apply_async((result,), **family)
+        if request.chain:
+            following = maybe_signature(request.chain[-1], app=self.task.app)
+            following.apply_async((result,), chain=request.chain[:-1], **family)
+
+    def _settle(self, outcome: BaseException) -> None:
+        match outcome:
+            case Snooze():
+                ledger.snooze(self.job_id, self.token, outcome.seconds)
+            case QueueFull():
+                ledger.snooze(self.job_id, self.token, outcome.retry_after)
+            case Cancelled():
+                ledger.cancelled(self.job_id, self.token)
+            case ledger.LeaseLost():
+                pass  # whoever holds the job now will end it
+            case Reject():
+                self._rejected(outcome)
+            case Ignore():
+                self._ignored()
+            case _:
+                self._lost_database(outcome)
+
+    def _rejected(self, reject: Reject) -> None:
+        if reject.requeue:
+            ledger.snooze(self.job_id, self.token, REQUEUE_AFTER)
+        else:
+            secrets = sensitive.secrets_in(self.request.kwargs or {})
+            ledger.bury(self.job_id, self.token, Failure.of(reject).masked(secrets))
+
+    def _ignored(self) -> None:
+        """`raise Ignore()` is the task's way to say that it is done; `self.replace` raises it too."""
+        if self.request.get("again"):
+            ledger.retry(self.job_id, self.token, self.request.again, None)
+        else:
+            ledger.succeed(self.job_id, self.token)
+
+    def _lost_database(self, outcome: BaseException) -> None:
+        """Not the task's fault: it runs again, counted like a crash so that it cannot go on for ever.
+
+        If the database stays away, the lease runs out and the relay does the same.
+        """
+        ledger.crashed(self.job_id, Failure.of(outcome, kind=Kind.CRASHED), token=self.token)
