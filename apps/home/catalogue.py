@@ -44,17 +44,18 @@ def _pattern_table(root: str) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for pattern in patterns():
         title = f"[{pattern.title}]({root}docs/patterns.md#{anchor(pattern.title)})"
-        cells = [pattern.when, title, _file(pattern.module, root), _task(pattern.task, root), _file(pattern.proof, root)]
-        yield _row(cells)
+        yield _row([pattern.when, title, *_doors(pattern, root)])
 
 
 def _head(pattern: Pattern, root: str) -> Iterator[str]:
     yield f"*When {pattern.when}.*\n"
     yield f"**The usual code.** {pattern.without}\n"
     yield f"**Here.** {pattern.with_}\n"
-    yield (
-        f"Module {_file(pattern.module, root)} · task {_task(pattern.task, root)} · proof {_file(pattern.proof, root)}"
-    )
+    yield "Module {} · task {} · proof {}".format(*_doors(pattern, root))
+
+
+def _doors(pattern: Pattern, root: str) -> list[str]:
+    return [_file(pattern.module, root), _task(pattern.task, root), _file(pattern.proof, root)]
 
 
 def _task_table(root: str, *, lab: bool) -> Iterator[str]:
