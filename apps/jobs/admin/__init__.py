@@ -1,0 +1,13 @@
+"""The operator's tables: jobs, dead letters, pauses, workers, schedules.
+
+Rows of the ledger are a record: they are looked at here, and changed only through the functions that guard their
+transitions. Whatever is shown may come from anywhere, so all of it is escaped, and secrets are masked.
+"""
+
+from apps.jobs.admin.jobs import JobAdmin
+from apps.jobs.admin.letters import DeadLetterAdmin
+from apps.jobs.admin.queues import QueuePauseAdmin
+from apps.jobs.admin.schedules import ScheduleAdmin
+from apps.jobs.admin.workers import WorkerAdmin
+
+__all__ = ["DeadLetterAdmin", "JobAdmin", "QueuePauseAdmin", "ScheduleAdmin", "WorkerAdmin"]
