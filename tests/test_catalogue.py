@@ -1,17 +1,23 @@
 """What the code calls things, and what the documents say of it, are the same."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import current_app
 from django.conf import settings
+from django.core.management import get_commands
 
 import tasks
 from apps.home.catalogue import DOCUMENTS, PIECE, anchor, filled, queue_of, safety, shop_tasks
 from apps.home.patterns import Pattern, patterns
+from apps.local import procfile
 
 ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+# Of a table whose first column is code: | `demo` | runs the whole system |
+ROW = re.compile(r"^\| `([\w-]+)` \| (.+) \|$", re.MULTILINE)
 EXPORTED = sorted(name for name, value in vars(tasks).items() if hasattr(value, "apply_async"))
 PATTERNS = list(patterns())
 
@@ -92,3 +98,21 @@ def test_the_class_of_service_in_a_name_is_its_queue(prefix: str, queue: str) ->
 @pytest.mark.parametrize("entry", settings.JOBS_SCHEDULE, ids=lambda entry: entry.name)
 def test_the_schedule_names_tasks_that_exist(entry: Any) -> None:
     assert entry.task in current_app.tasks
+
+
+def test_the_readme_names_every_command_of_the_makefile() -> None:
+    targets = set(re.findall(r"^(\w+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)) - {"help"}
+    named = {name for name, what in ROW.findall(README) if not what.startswith("`")}
+    assert named == targets
+    assert targets <= get_commands().keys()
+
+
+def test_the_readme_shows_every_line_of_the_procfile() -> None:
+    shown = {name: what.strip("`") for name, what in ROW.findall(README) if what.startswith("`")}
+    lines = {line.name: line.command for line in procfile.read(ROOT / "Procfile")}
+    assert shown.keys() == lines.keys()
+    assert [name for name in lines if not lines[name].startswith(shown[name])] == []
+
+
+def test_the_readme_is_short_enough_to_be_read() -> None:
+    assert len(README.splitlines()) <= 120
