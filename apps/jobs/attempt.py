@@ -13,7 +13,6 @@ Not guaranteed. Without `atomic=True` a crash just before that transaction runs 
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from celery.canvas import maybe_signature
 from celery.exceptions import Ignore, Reject
@@ -23,6 +22,7 @@ from kombu.exceptions import EncodeError
 from apps.jobs import chords, connections, ledger, sensitive
 from apps.jobs.backpressure import QueueFull
 from apps.jobs.failures import BadResult, Failure, Kind
+from apps.jobs.ids import job_id_of
 from apps.jobs.progress import Cancelled
 from apps.jobs.snooze import Snooze
 
@@ -37,7 +37,7 @@ class Attempt:
     def __init__(self, task: "JobTask") -> None:
         self.task = task
         self.request = task.request
-        self.job_id = UUID(self.request.id)
+        self.job_id = job_id_of(self.request.id)
         self.token: int = self.request.token
 
     def run(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -19,7 +19,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from apps.jobs import ledger, sensitive
-from apps.jobs.failures import Failure
+from apps.jobs.failures import Failure, plain
 from apps.jobs.ids import job_id_of
 from apps.jobs.models import DeadLetter
 
@@ -35,8 +35,8 @@ def write_for_request(request: Any, failure: Failure) -> None:
         job_id=job_id_of(request.id),
         durable=False,
         task=request.task_name,
-        args=list(request.args or ()),
-        kwargs=dict(request.kwargs or {}),
+        args=_storable(list(request.args or ())),
+        kwargs=_storable(dict(request.kwargs or {})),
         options={name: embed[name] for name in ("callbacks", "errbacks", "chain") if embed.get(name)},
         queue=(request.delivery_info or {}).get("routing_key") or "",
         attempts=request.request_dict.get("retries", 0) + 1,
@@ -52,9 +52,9 @@ def write_for_message(message: Any, failure: Failure) -> None:
     args, kwargs = _arguments(message)
     DeadLetter.objects.create(
         durable=False,
-        task=str(task)[:255],
-        args=args,
-        kwargs=kwargs,
+        task=plain(str(task), 255),
+        args=_storable(args),
+        kwargs=_storable(kwargs),
         queue=str((message.delivery_info or {}).get("routing_key") or "")[:100],
         **failure.as_letter(str(task)),
     )
@@ -68,6 +68,17 @@ def _arguments(message: Any) -> tuple[list[Any], dict[str, Any]]:
     except Exception:  # noqa: BLE001 - any content type, any garbage: then it is only shown
         body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
         return [body[:20_000].decode("utf-8", "replace").replace("\x00", "�")], {}
+
+
+def _storable(value: Any) -> Any:
+    """JSON allows a NUL and half a character in a text, and PostgreSQL does not: the message must not get stuck."""
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, dict):
+        return {plain(str(key)): _storable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_storable(inner) for inner in value]
+    return value
 
 
 def replay(letter_id: Any, *, by: Any = None, kwargs: Mapping[str, Any] | None = None, delay: float = 0.0) -> Any:

@@ -50,8 +50,8 @@ class Failure:
         return cls(
             kind=kind or kind_of(exc),
             exception=type(exc).__name__,
-            message=_plain(str(exc) or type(exc).__name__, MESSAGE_LIMIT),
-            traceback=_plain(_traceback(exc), TRACEBACK_LIMIT),
+            message=plain(str(exc) or type(exc).__name__, MESSAGE_LIMIT),
+            traceback=plain(_traceback(exc), TRACEBACK_LIMIT),
             frame=_last_own_frame(exc.__traceback__),
         )
 
@@ -115,10 +115,10 @@ def kind_of(exc: BaseException) -> Kind:
             return Kind.PERMANENT
 
 
-def _plain(text: str, limit: int) -> str:
+def plain(text: str, limit: int | None = None) -> str:
     """Fit for PostgreSQL (no NUL, no lone surrogate), and not longer than `limit`; the end says the most."""
     text = text.replace("\x00", "�").encode("utf-8", "replace").decode()
-    return text if len(text) <= limit else "…" + text[-limit:]
+    return text if limit is None or len(text) <= limit else "…" + text[1 - limit :]
 
 
 def _traceback(exc: BaseException) -> str:

@@ -30,7 +30,7 @@ from django.db import connection
 from django.db.models.functions import Now
 
 from apps.jobs import connections, ledger
-from apps.jobs.ids import uuid7
+from apps.jobs.ids import job_id_of, uuid7
 from apps.jobs.models import Job, Worker
 
 logger = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ def pool_is(worker: Any, kind: str) -> bool:
 
 def renew_leases() -> list[UUID]:
     """Returns the jobs that someone asked to cancel."""
-    running = [UUID(request.id) for request in tuple(state.active_requests)]
+    running = [job_id_of(request.id) for request in tuple(state.active_requests)]
     return ledger.renew(running, _this.id) if running else []
 
 

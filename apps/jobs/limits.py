@@ -32,6 +32,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from apps.jobs import connections, ledger
+from apps.jobs.ids import job_id_of
 from apps.jobs.snooze import Snooze
 
 # Redis answers in a millisecond; a frozen one must not hold the worker.
@@ -102,7 +103,7 @@ def _attempt() -> tuple[UUID, int]:
     request = current_task.request if current_task else None
     if request is None or request.get("token") is None:
         raise RuntimeError("Running(…) counts rows of the ledger: use it in a durable task that a worker runs.")
-    return UUID(request.id), request.token
+    return job_id_of(request.id), request.token
 
 
 def _spread(seconds: float) -> float:

@@ -17,6 +17,7 @@ from uuid import UUID
 from celery.exceptions import Ignore
 
 from apps.jobs import ledger
+from apps.jobs.ids import job_id_of
 from apps.jobs.models import Job
 
 # Quick enough for a person, and nothing for the database.
@@ -42,7 +43,7 @@ class Progress:
         """The progress of the attempt that runs here. Outside the ledger (eager, broker-only) reports go nowhere."""
         if not hasattr(request, "progress_of_attempt"):
             token = request.get("token")
-            request.progress_of_attempt = cls(UUID(request.id) if token is not None else None, token)
+            request.progress_of_attempt = cls(job_id_of(request.id) if token is not None else None, token)
         return request.progress_of_attempt  # type: ignore[no-any-return]
 
     def track(self, items: Iterable[T], total: int | None = None) -> Iterator[T]:

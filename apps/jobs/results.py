@@ -10,7 +10,6 @@ Not guaranteed. A broker-only job has no row and stays PENDING. `GroupResult.sav
 """
 
 from typing import Any
-from uuid import UUID
 
 from celery import states
 from celery.backends.base import BaseBackend
@@ -43,7 +42,7 @@ class LedgerBackend(BaseBackend):
         """Only what `self.update_state` reports of a running attempt; the ledger writes every end itself."""
         token = request.get("token") if request is not None else None
         if token is not None and state not in states.READY_STATES | {states.RETRY, states.STARTED}:
-            ledger.report(UUID(task_id), token, {"state": state, "meta": result})
+            ledger.report(job_id_of(task_id), token, {"state": state, "meta": result})
         return result
 
     def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:

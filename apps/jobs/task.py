@@ -221,7 +221,7 @@ class JobTask(celery.Task):
 
     def _is_own_id(self, job_id: UUID) -> bool:
         request = current_task.request if current_task else None
-        return request is not None and request.get("token") is not None and request.id == str(job_id)
+        return request is not None and request.get("token") is not None and job_id_of(request.id) == job_id
 
     def _result(self, recorded: ledger.Recorded) -> AsyncResult:
         result = JobResult(str(recorded.id), app=self.app)
@@ -241,7 +241,7 @@ class JobTask(celery.Task):
         except connections.LOST as exc:
             raise Reject(f"the ledger cannot be reached: {exc}", requeue=True) from exc
         if request.token is None:
-            why = connections.patiently(lambda: ledger.refuse(UUID(task_id)))
+            why = connections.patiently(lambda: ledger.refuse(job_id_of(task_id)))
             logger.info("Dropped a message for %s[%s]: %s", self.name, task_id, why)
             raise Ignore(why)
         headers = request.headers or {}
@@ -298,7 +298,7 @@ class JobTask(celery.Task):
         if again:
             # `self.retry()` without an error has none to keep.
             failure = Failure.of(exc).masked(self._secrets()) if exc else None
-            connections.patiently(lambda: ledger.retry(UUID(task_id), self.request.token, again, failure))
+            connections.patiently(lambda: ledger.retry(job_id_of(task_id), self.request.token, again, failure))
 
     def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """running → dead. Celery calls this in the child, and in the main process after a hard time limit."""

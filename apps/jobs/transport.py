@@ -56,6 +56,8 @@ def _what_is_wrong(item: bytes | str) -> str | None:
         return f"The envelope is not JSON: {exc}"
     if not isinstance(envelope, dict):
         return "The envelope is not an object."
+    if not isinstance(envelope.get("headers"), dict | None):
+        return "The envelope's headers are not an object."
     properties = envelope.get("properties")
     if not isinstance(properties, dict) or not properties.get("delivery_tag"):
         return "The envelope has no delivery tag."

@@ -370,14 +370,17 @@ def test_an_error_that_nobody_retries_is_permanent(bench: Bench) -> None:
     assert "lab_fail" in letter.traceback
 
 
-def test_broker_messages_of_a_stranger_get_a_row(bench: Bench) -> None:
+@pytest.mark.parametrize("task_id", ["3b5c1f50-5c0e-4e0e-9d5c-0d3c3c9a1f11", "no-uuid"])
+def test_a_message_of_a_stranger_gets_a_row(bench: Bench, task_id: str) -> None:
     """Flower, or a service that knows Celery and not the ledger, publishes to the queue itself."""
-    lab_add.apply_async((1, 2), task_id="from-flower")
+    lab_add.delay(1, 2)
     [message] = bench.send()
     Job.objects.all().delete()
     del message.headers["ledger"]
+    message.headers["id"] = task_id
     bench.deliver(message)
     assert job_of_only().result == 3
+    assert AsyncResult(task_id).get() == 3
 
 
 # --- AsyncResult ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,103 @@
+"""Messages as no producer of ours makes them. Stock workers exit, hang or lose something on most of these."""
+
+import base64
+import json
+import pickle
+from typing import Any
+from uuid import uuid4
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+def envelope(
+    *, body: Any = None, headers: Any = None, properties: Any = None, without: str = "", **fields: Any
+) -> dict[str, Any]:
+    """A good message to a broker-only task, but for what is given."""
+    call = [[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}] if body is None else body
+    text = call if isinstance(call, bytes) else json.dumps(call).encode()
+    stock: dict[str, Any] = {"lang": "py", "task": "tasks.lab_nothing_broker_only", "id": str(uuid4()), "retries": 0}
+    made = {
+        "body": base64.b64encode(text).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {**stock, **(headers or {})},
+        "properties": {
+            "body_encoding": "base64",
+            "delivery_info": {"exchange": "", "routing_key": "default"},
+            "delivery_mode": 2,
+            "delivery_tag": str(uuid4()),
+            **(properties or {}),
+        },
+        **fields,
+    }
+    if without in made["properties"]:
+        del made["properties"][without]
+    if without in made["headers"]:
+        del made["headers"][without]
+    made.pop(without, None)
+    return made
+
+
+def packed(**options: Any) -> bytes:
+    return json.dumps(envelope(**options)).encode()
+
+
+# What no worker can run: each must become one dead letter.
+UNUSABLE: dict[str, bytes] = {
+    "envelope is not JSON": b"{this is not JSON",
+    "envelope is not text": b"\xff\xfe\x00\x01",
+    "envelope is empty": b"",
+    "envelope is a list": b"[1, 2, 3]",
+    "envelope is a number": b"42",
+    "envelope is too deep": DEEP.encode(),
+    "envelope has no properties": packed(without="properties"),
+    "envelope has no delivery tag": packed(without="delivery_tag"),
+    "envelope has no delivery info": packed(without="delivery_info"),
+    "envelope has no body": packed(without="body"),
+    "envelope has no headers": packed(without="headers"),
+    "headers are null": json.dumps({**envelope(), "headers": None}).encode(),
+    "headers are a list": json.dumps({**envelope(), "headers": ["task"]}).encode(),
+    "body is not base64": packed().replace(b'"body": "', b'"body": "*'),
+    "body has an unknown encoding": packed(properties={"body_encoding": "rot13"}),
+    "body is not JSON": packed(body=b"{not JSON"),
+    "body is a mapping": packed(body={"args": [], "kwargs": {}}),
+    "body has two parts": packed(body=[[], {}]),
+    "body is too deep": packed(body=DEEP.encode()),
+    "body is pickled": packed(body=pickle.dumps(([], {}, {})), **{"content-type": "application/x-python-serialize"}),
+    "content type is unknown": packed(**{"content-type": "application/x-nothing"}),
+    "compression is unknown": packed(headers={"compression": "application/x-shrink"}),
+    "compressed with nothing": packed(headers={"compression": "application/x-gzip"}),
+    "arguments are a mapping": packed(body=[{}, {}, {}]),
+    "keyword arguments are a list": packed(body=[[], [], {}]),
+    "options are a list": packed(body=[[], {}, [1]]),
+    "time limit is text": packed(headers={"timelimit": "soon"}),
+    "time limits are text": packed(headers={"timelimit": ["a", "b"]}),
+    "task name is a list": packed(headers={"task": ["tasks", "lab_nothing"]}),
+    "task name is null": packed(headers={"task": None}),
+    "task name is missing": packed(without="task"),
+    "task name has a NUL": packed(headers={"task": "tasks.\x00"}),
+    "task is unknown": packed(headers={"task": "tasks.of_the_next_release"}),
+    "task is unknown and its argument has a NUL": packed(
+        headers={"task": "tasks.of_the_next_release"}, body=[["\x00"], {}, {}]
+    ),
+    "task is unknown and its argument is half a character": packed(
+        headers={"task": "tasks.of_the_next_release"}, body=[["\ud800"], {}, {}]
+    ),
+    "id is missing": packed(without="id"),
+    "id is a number": packed(headers={"id": 42}),
+    "retries are a word": packed(headers={"retries": "many"}),
+    "eta is garbage": packed(headers={"eta": "tomorrow-ish"}),
+    "eta is a list": packed(headers={"eta": [1]}),
+    "expires is garbage": packed(headers={"expires": "tomorrow-ish"}),
+    "an argument too many": packed(body=[[1, 2, 3], {}, {}]),
+    "an argument too many with a NUL": packed(body=[["\x00"], {}, {}]),
+    "expired an hour ago": packed(headers={"expires": "2020-01-01T00:00:00+00:00"}),
+}
+
+# Odd, but a worker can run it.
+HARMLESS: dict[str, bytes] = {
+    "no options": packed(body=[[], {}, None]),
+    "a character set that JSON does not need": packed(**{"content-encoding": "klingon-8"}),
+    "a tracing header of another service": packed(headers={"traceparent": "00-abc", "stamps": {}}),
+    "a reply address that nobody reads": packed(properties={"reply_to": "nowhere", "correlation_id": "x"}),
+}

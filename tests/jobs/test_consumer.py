@@ -1,0 +1,171 @@
+"""What never becomes a task call: every bad message is told from a good one, and kept as a dead letter.
+
+That a real worker outlives them is shown in `tests/acceptance`.
+"""
+
+import json
+from collections import defaultdict
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from celery import current_app
+from celery.worker import state
+from django.db import OperationalError
+from kombu.transport.virtual import Channel, Message
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from apps.jobs import connections, dead_letters
+from apps.jobs.consumer import BadMessage, JobConsumer
+from apps.jobs.failures import Failure
+from apps.jobs.models import DeadLetter, Job
+from apps.jobs.transport import Client, readable
+from tasks.lab import lab_nothing
+from tests.jobs.bench import Bench
+from tests.jobs.malformed import HARMLESS, UNUSABLE, envelope
+
+# A task of the worker's, which runs into these later than the consumer does.
+REFUSED_BY_THE_TASK = {"an argument too many", "an argument too many with a NUL", "expired an hour ago"}
+REFUSED_AT_ONCE = {name: item for name, item in UNUSABLE.items() if name not in REFUSED_BY_THE_TASK}
+
+
+class Consumer(JobConsumer):
+    """Ours, without a worker around it: it notes which messages it would run."""
+
+    def __init__(self) -> None:
+        self.app = current_app
+        self.ran: list[Any] = []
+        self.on_task_message = set()
+        self.connection_errors = (OSError,)
+        self.controller, self.pool = Mock(state=state), Mock()
+        self.task_buckets: Any = defaultdict(lambda: None)
+        self.task_join_will_block = True
+        self.hostname = "bench"
+        self.event_dispatcher = Mock(enabled=False)
+        self.timer = Mock()
+        self.disable_rate_limits = True
+        self.on_task_request = self.ran.append
+        self.initial_prefetch_count = 1
+        self._maximum_prefetch_restored = True
+        self.call_soon = Mock()
+        self.strategies = {name: task.start_strategy(current_app, self) for name, task in current_app.tasks.items()}
+
+    def receive(self, item: bytes) -> Mock:
+        """What the transport brings, as kombu makes a message of it."""
+        channel = Mock(decode_body=lambda body, encoding: Channel.decode_body(Channel, body, encoding))
+        message = Message(json.loads(readable(item)), channel=channel)
+        message.ack_log_error = message.ack = Mock()
+        message.requeue = Mock()
+        if message.errors:
+            message._reraise_error(self.on_decode_error)
+        else:
+            self.create_task_handler()(message)
+        return message
+
+
+@pytest.fixture
+def consumer(db: None) -> Consumer:
+    return Consumer()
+
+
+@pytest.mark.parametrize("item", REFUSED_AT_ONCE.values(), ids=REFUSED_AT_ONCE.keys())
+def test_a_message_that_nobody_can_run_is_one_dead_letter(consumer: Consumer, item: bytes) -> None:
+    message = consumer.receive(item)
+    assert consumer.ran == []
+    letter = DeadLetter.objects.get()
+    assert letter.message
+    assert letter.kind in (DeadLetter.Kind.UNDECODABLE, DeadLetter.Kind.UNKNOWN_TASK)
+    message.ack.assert_called_once()
+
+
+@pytest.mark.parametrize("item", HARMLESS.values(), ids=HARMLESS.keys())
+def test_a_message_that_is_only_odd_is_run(consumer: Consumer, item: bytes) -> None:
+    consumer.receive(item)
+    assert len(consumer.ran) == 1
+    assert not DeadLetter.objects.exists()
+
+
+def test_the_letter_shows_what_could_be_read(consumer: Consumer) -> None:
+    call = envelope(body=[[1], {"b": 2}, {}], headers={"task": "tasks.of_the_next_release"})
+    consumer.receive(json.dumps(call).encode())
+    letter = DeadLetter.objects.get()
+    assert (letter.task, letter.args, letter.kwargs) == ("tasks.of_the_next_release", [1], {"b": 2})
+    assert (letter.kind, letter.queue) == ("unknown_task", "default")
+
+
+def test_a_letter_shows_the_beginning_of_megabytes(consumer: Consumer) -> None:
+    consumer.receive(b"x" * 5_000_000)
+    assert 1_000 < len(str(DeadLetter.objects.get().args)) < 30_000
+
+
+def test_without_a_database_the_message_comes_back_later_and_is_not_lost(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later: list[Any] = []
+    monkeypatch.setattr("apps.jobs.lease.call_later", lambda seconds, call: later.append((seconds, call)))
+    monkeypatch.setattr("apps.jobs.consumer.PATIENCE", 0)
+    monkeypatch.setattr(dead_letters, "write_for_message", _away)
+    message = consumer.receive(UNUSABLE["body is not JSON"])
+    message.ack.assert_not_called()
+    [(seconds, call)] = later
+    assert seconds >= 1
+    assert call == message.requeue
+
+
+def _away(*args: Any) -> None:
+    raise OperationalError("connection refused")
+
+
+def test_a_durable_job_that_this_worker_does_not_know_goes_back_to_the_ledger(bench: Bench) -> None:
+    result = lab_nothing.delay()
+    Job.objects.update(task="tasks.of_the_next_release")
+    [message] = bench.send()
+    item = envelope(body=json.loads(message.body), headers=message.headers)
+    Consumer().receive(json.dumps(item).encode()).ack.assert_called_once()
+    assert bench.job(result).state == Job.State.QUEUED
+    assert not DeadLetter.objects.exists()
+
+
+def test_an_envelope_that_is_good_is_left_alone() -> None:
+    item = json.dumps(envelope()).encode()
+    assert readable(item) is item
+
+
+def test_only_what_brpop_brings_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(self: Any, connection: Any, command: str, **options: Any) -> Any:
+        return None if command == "EMPTY" else (b"default", b"garbage")
+
+    monkeypatch.setattr("redis.Redis.parse_response", answer)
+    client = Client()
+    assert client.parse_response(None, "LRANGE") == (b"default", b"garbage")
+    queue, item = client.parse_response(None, "BRPOP")
+    assert queue == b"default"
+    assert json.loads(item)["body"] == "garbage"
+
+
+def test_a_broker_that_restarts_does_not_end_the_worker(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery 5.7.0 closes the channel twice, and raises AttributeError the second time."""
+
+    def close_twice(self: Any, exc: Exception) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'hostname'")
+
+    monkeypatch.setattr("celery.worker.consumer.Consumer.on_connection_error_after_connected", close_twice)
+    consumer.on_connection_error_after_connected(RedisConnectionError())
+
+
+def test_a_letter_for_a_message_is_grouped_with_its_like(consumer: Consumer) -> None:
+    for _ in range(2):
+        consumer.receive(UNUSABLE["body is not JSON"])
+    assert DeadLetter.objects.values("fingerprint").distinct().count() == 1
+
+
+def test_failures_of_one_message_do_not_reach_the_next(consumer: Consumer) -> None:
+    consumer.receive(UNUSABLE["envelope is not JSON"])
+    consumer.receive(HARMLESS["no options"])
+    assert len(consumer.ran) == 1
+
+
+def test_a_bad_message_names_what_is_wrong_with_it() -> None:
+    failure = Failure.of(BadMessage("The header 'id' is 42, not a name."))
+    assert failure.message == "The header 'id' is 42, not a name."
+    assert connections.LOST
