@@ -23,7 +23,8 @@ from apps.jobs.models import DeadLetter, Job, Worker
 
 @admin.register(Job)
 class JobAdmin(RecordAdmin):
-    list_display = ("id", "task", "state", "queue", "attempts", "age", "last_error")
+    list_display = ("task", "state", "queue", "attempts", "age", "last_error", "id")
+    list_display_links = ("task", "id")
     list_filter = ("state", QueueFilter, TaskFilter)
     search_fields = ("id",)
     search_help_text = "An id; or a part of the task's name, of its arguments, or of an error."

@@ -46,7 +46,7 @@ class DiscardForm(forms.Form):
 
 @admin.register(DeadLetter)
 class DeadLetterAdmin(RecordAdmin):
-    list_display = ("task", "kind", "queue", "short_message", "attempts", "age", "state")
+    list_display = ("task", "short_message", "kind", "queue", "attempts", "age", "state")
     list_display_links = ("task", "short_message")
     list_filter = ("state", "kind", QueueFilter, TaskFilter)
     search_fields = ("id",)
