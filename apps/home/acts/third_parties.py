@@ -1,6 +1,7 @@
 """Calls to the supplier: when it fails, when it says when to come back, when it is slow, when it counts."""
 
 from datetime import datetime
+from itertools import pairwise
 
 from django.contrib.auth.models import User
 
@@ -34,10 +35,10 @@ def sync_through_errors(_: User) -> Started:
 def recovered(jobs: list[Job]) -> Seen:
     [job] = jobs
     failed_at = [datetime.fromisoformat(error["at"]) for error in job.errors]
-    waits = [seconds_between(*pair) for pair in zip(failed_at, [*failed_at[1:], job.started_at], strict=True)]
-    pauses = " and ".join(f"{wait:.1f} s" for wait in waits)
+    waits = [seconds_between(*pair) for pair in pairwise([*failed_at, job.started_at])]
+    pauses = " and ".join(f"{wait:.1f} s" for wait in waits) or "no time"
     held = job.state == Job.State.SUCCEEDED and len(waits) == FAILURES
-    return Seen(f"It ended as {job.state} after {attempts(job)}, with pauses of {pauses} in between.", held)
+    return Seen(f"It ended as {job.state} after {attempts(job)}, with {pauses} in between.", held)
 
 
 def sync_when_told(_: User) -> Started:
