@@ -35,7 +35,12 @@ SHOWN_JOBS = 4
 @require_GET
 @never_cache
 def home(request: HttpRequest) -> HttpResponse:
-    context = {"chapters": CHAPTERS, "pulse": take_pulse(), "sandbox": settings.SANDBOX}
+    context = {
+        "chapters": CHAPTERS,
+        "pulse": take_pulse(),
+        "sandbox": settings.SANDBOX,
+        "flower": settings.FLOWER_URL,
+    }
     return render(request, "home/home.html", context)
 
 
