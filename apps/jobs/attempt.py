@@ -63,7 +63,7 @@ class Attempt:
     def _succeed(self, result: Any) -> None:
         """Write the end and start what comes after it, in one transaction: neither can be without the other."""
         request = self.request
-        kept = self._kept(result)
+        kept = readable(self.task, result)
         if request.get("again"):
             ledger.retry(self.job_id, self.token, request.again, None)  # self.retry(throw=False)
         elif not (request.chord or request.callbacks or request.chain):
@@ -72,20 +72,6 @@ class Attempt:
             with transaction.atomic():
                 ledger.succeed(self.job_id, self.token, kept)
                 self._continue(result)
-
-    def _kept(self, result: Any) -> Any:
-        """The result, where someone will read it: a caller who asked, or a chord's body."""
-        if self._ignores_result() and not self.request.chord:
-            return None
-        try:
-            self.task.backend.encode(result)
-        except (EncodeError, TypeError, ValueError) as exc:
-            raise BadResult(f"The result of {self.task.name} cannot be written as JSON: {exc}") from exc
-        return result
-
-    def _ignores_result(self) -> bool:
-        asked = self.request.get("ignore_result")
-        return bool(self.task.ignore_result if asked is None else asked)
 
     def _continue(self, result: Any) -> None:
         """What a chord, `link` and a chain say comes next, with the options that Celery's own tracer gives it."""
@@ -136,3 +122,15 @@ class Attempt:
         If the database stays away, the lease runs out and the relay does the same.
         """
         ledger.crashed(self.job_id, Failure.of(outcome, kind=Kind.CRASHED), token=self.token)
+
+
+def readable(task: "JobTask", result: Any) -> Any:
+    """The result, where someone will read it: a caller who asked, or a chord's body. Raises `BadResult`."""
+    asked = task.request.get("ignore_result")
+    if (task.ignore_result if asked is None else asked) and not task.request.chord:
+        return None
+    try:
+        task.backend.encode(result)
+    except (EncodeError, TypeError, ValueError) as exc:
+        raise BadResult(f"The result of {task.name} cannot be written as JSON: {exc}") from exc
+    return result

@@ -35,7 +35,7 @@ class JobRequest(Request):
         elif self._in_ledger() or _is_no_failure(exc):
             super().on_failure(exc_info, send_failed_event, return_ok)
         else:
-            self._write_letter(exc_info, exc, send_failed_event, return_ok)
+            self._fail(exc_info, exc, send_failed_event, return_ok)
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name for it
         """Events are what Flower shows: errors and results without the job's secrets."""
@@ -73,19 +73,28 @@ class JobRequest(Request):
             connections.patiently(lambda: ledger.cancelled(job_id, token), PATIENCE)
         self.acknowledge()
 
-    def _write_letter(
-        self, exc_info: ExceptionInfo, exc: BaseException, send_failed_event: bool, return_ok: bool
-    ) -> None:
-        """A broker-only job has no row: its message is kept until its dead letter is written."""
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        """Celery drops an expired message here. A job of the ledger expires in its row instead."""
+        if not expired or self._write_letter(Failure.expired(self.expires)):
+            super()._announce_revoked(reason, terminated, signum, expired)
+
+    def _fail(self, exc_info: ExceptionInfo, exc: BaseException, send_failed_event: bool, return_ok: bool) -> None:
+        failure = Failure.of(exc, kind=self._kind(exc)).masked(sensitive.secrets_in(self.kwargs or {}))
+        if self._write_letter(failure):
+            super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _write_letter(self, failure: Failure) -> bool:
+        """A broker-only job has no row: its message is kept until its dead letter is written, and runs again."""
         try:
-            failure = Failure.of(exc, kind=self._kind(exc)).masked(sensitive.secrets_in(self.kwargs or {}))
             connections.patiently(lambda: dead_letters.write_for_request(self, failure), PATIENCE)
         except connections.LOST as error:
-            state.task_ready(self)
             logger.warning("%s[%s] failed, and its dead letter cannot be written yet: %s", self.name, self.id, error)
+            state.task_ready(self)
+            # Settled by the requeue: Celery's own acknowledgement, after a time limit, would come first.
+            self.acknowledged = True
             lease.call_later(REQUEUE_AFTER, self.message.requeue)
-        else:
-            super().on_failure(exc_info, send_failed_event, return_ok)
+            return False
+        return True
 
     def _kind(self, exc: BaseException) -> Kind | None:
         return Kind.CRASHED if _worker_lost(exc) else self._task._kind(exc, self._request_dict.get("retries") or 0)

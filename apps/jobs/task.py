@@ -28,7 +28,7 @@ from celery.result import AsyncResult
 from celery.utils.functional import maybe_list
 
 from apps.jobs import connections, lease, ledger, origin, redaction, sensitive, unique
-from apps.jobs.attempt import Attempt
+from apps.jobs.attempt import Attempt, readable
 from apps.jobs.backpressure import admit
 from apps.jobs.failures import Failure, Kind, OutOfMemory, WrongArguments, kind_of
 from apps.jobs.ids import job_id_of, uuid7
@@ -287,7 +287,7 @@ class JobTask(celery.Task):
     def _run(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
         """A broker-only job: `Snooze` is the same message again, later."""
         try:
-            return self.run(*args, **sensitive.unseal(kwargs))
+            return readable(self, self.run(*args, **sensitive.unseal(kwargs)))
         except Snooze as exc:
             self.signature_from_request(countdown=exc.seconds).apply_async()
             raise

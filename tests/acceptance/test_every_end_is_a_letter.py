@@ -1,0 +1,115 @@
+"""Every way to end that is not success, made to happen with a real worker: the dead letter is there."""
+
+import json
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from apps.jobs import ledger
+from apps.jobs.ledger import NewJob
+from apps.jobs.models import DeadLetter, Job
+from tests.acceptance.misbehaviour import BROKER_ONLY, DURABLE, ENDS
+from tests.acceptance.site import Site, eventually
+from tests.jobs.malformed import UNUSABLE, envelope
+
+Started = dict[str, Any]
+
+
+def record(task: str, **options: Any) -> UUID:
+    """A job as an older or newer release would have recorded it, past the checks of this one."""
+    return ledger.record([NewJob(**{"task": task, "args": [], "kwargs": {}, "queue": "default", **options})])[0].id
+
+
+def push(site: Site, headers: dict[str, Any] | None = None, **options: Any) -> UUID:
+    """A message for a broker-only task, made by hand."""
+    task_id = uuid4()
+    call = envelope(headers={"task": "tasks.lab_nothing_broker_only", "id": str(task_id), **(headers or {})}, **options)
+    site.push(json.dumps(call).encode())
+    return task_id
+
+
+@pytest.fixture(scope="module")
+def durable_jobs(installation: Site, django_db_blocker: Any) -> Started:
+    """All at once: some need seconds to run into their limit."""
+    with django_db_blocker.unblock():
+        installation.make_whole()
+        jobs: Started = {how: UUID(task.delay().id) for how, task in DURABLE.items()}
+        jobs["unknown task"] = record("acceptance.of_the_next_release")
+        jobs["wrong arguments"] = record("tasks.lab_add", args=[1, 2, 3])
+        jobs["expired"] = UUID(DURABLE["permanent error"].apply_async(expires=-1).id)
+    return jobs
+
+
+@pytest.fixture(scope="module")
+def broker_only_jobs(installation: Site, django_db_blocker: Any) -> Started:
+    with django_db_blocker.unblock():
+        installation.make_whole()
+        jobs: Started = {how: UUID(installation.publish(task).id) for how, task in BROKER_ONLY.items()}
+        jobs["wrong arguments"] = push(installation, body=[[1, 2, 3], {}, {}])
+        jobs["expired"] = UUID(installation.publish(BROKER_ONLY["permanent error"], expires=-1).id)
+    return jobs
+
+
+KINDS = {how: kind for how, (_, _, kind) in ENDS.items()}
+DURABLE_KINDS = {**KINDS, "unknown task": "unknown_task", "wrong arguments": "wrong_arguments", "expired": "expired"}
+BROKER_ONLY_KINDS = {**KINDS, "wrong arguments": "wrong_arguments", "expired": "expired"}
+
+
+def letter_of(job_id: UUID) -> DeadLetter | None:
+    return DeadLetter.objects.filter(job_id=job_id).first()
+
+
+@pytest.mark.parametrize(("how", "kind"), DURABLE_KINDS.items(), ids=DURABLE_KINDS.keys())
+def test_a_durable_job_that_ends_badly_leaves_a_letter(site: Site, durable_jobs: Started, how: str, kind: str) -> None:
+    letter = eventually(lambda: letter_of(durable_jobs[how]), describe=lambda: site.last_words("worker"))
+    job = Job.objects.get(pk=durable_jobs[how])
+    assert (letter.kind, job.state, letter.durable) == (kind, Job.State.DEAD, True)
+    assert letter.message
+    assert letter.fingerprint
+    assert job.errors
+
+
+@pytest.mark.parametrize(("how", "kind"), BROKER_ONLY_KINDS.items(), ids=BROKER_ONLY_KINDS.keys())
+def test_a_broker_only_job_that_ends_badly_leaves_a_letter(
+    site: Site, broker_only_jobs: Started, how: str, kind: str
+) -> None:
+    letter = eventually(lambda: letter_of(broker_only_jobs[how]), describe=lambda: site.last_words("worker"))
+    assert (letter.kind, letter.durable) == (kind, False)
+    assert not Job.objects.filter(pk=broker_only_jobs[how]).exists()
+
+
+def test_no_way_to_end_takes_the_worker_along(site: Site, durable_jobs: Started, broker_only_jobs: Started) -> None:
+    pid = site.pid("worker")
+    eventually(site.is_idle, describe=lambda: list(Job.objects.filter(state__in=Job.LIVE).values_list("task", "state")))
+    assert site.pid("worker") == pid
+    assert site.is_running("worker")
+
+
+def test_every_malformed_message_is_one_letter_and_the_worker_outlives_them_all(site: Site) -> None:
+    eventually(site.is_idle)
+    pid, before = site.pid("worker"), DeadLetter.objects.count()
+    for item in UNUSABLE.values():
+        site.push(item)
+    eventually(
+        lambda: DeadLetter.objects.count() - before >= len(UNUSABLE),
+        describe=lambda: (DeadLetter.objects.count() - before, len(UNUSABLE), site.last_words("worker")),
+    )
+    result = DURABLE["permanent error"].delay()
+    eventually(lambda: letter_of(UUID(result.id)))
+    eventually(site.is_idle)
+    assert DeadLetter.objects.count() - before == len(UNUSABLE) + 1
+    assert site.is_running("worker")
+    assert site.pid("worker") == pid
+
+
+def test_a_job_whose_message_was_corrupted_on_its_way_runs_all_the_same(site: Site) -> None:
+    job_id = record("tasks.lab_nothing", run_at=None, delay=3600)
+    Job.objects.filter(pk=job_id).update(state=Job.State.SENT, sent_at="2024-02-05T09:00Z")
+    push(site, headers={"id": str(job_id), "ledger": True}, body=b"{not JSON")
+    eventually(lambda: Job.objects.filter(pk=job_id, state=Job.State.SUCCEEDED).exists() or _hurry(job_id))
+
+
+def _hurry(job_id: UUID) -> bool:
+    ledger.hurry([job_id])
+    return False
