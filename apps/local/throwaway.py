@@ -1,4 +1,4 @@
-"""Servers for one test run: started in under a second, never shared, deleted at the end."""
+"""Servers for one run: started in under a second, never shared, deleted at the end."""
 
 import os
 import secrets
@@ -17,7 +17,9 @@ FOLDER = VAR / "throwaway"
 
 
 @contextmanager
-def throwaway_servers(given: Mapping[str, str]) -> Iterator[dict[str, str]]:
+def throwaway_servers(
+    given: Mapping[str, str], postgres_settings: Mapping[str, str] = FAST_AND_LOOSE
+) -> Iterator[dict[str, str]]:
     """Yield the addresses of a PostgreSQL and a Valkey; a server that `given` names already is not started."""
     delete_leftovers()
     folder = FOLDER / str(os.getpid())
@@ -27,7 +29,7 @@ def throwaway_servers(given: Mapping[str, str]) -> Iterator[dict[str, str]]:
     addresses: dict[str, str] = {}
     try:
         if "DATABASE_URL" not in given:
-            postgres = PostgresServer(folder / "postgres", password=secrets.token_hex(8), settings=FAST_AND_LOOSE)
+            postgres = PostgresServer(folder / "postgres", password=secrets.token_hex(8), settings=postgres_settings)
             postgres.start()
             addresses["DATABASE_URL"] = postgres.url()
         if "REDIS_URL" not in given:

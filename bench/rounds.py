@@ -1,0 +1,65 @@
+"""Rounds that take turns, so that whatever else the machine does meanwhile hits both sides alike."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TypeVar
+
+Figure = TypeVar("Figure")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    enqueue_rounds: int
+    enqueued: int  # by one `.delay()` each
+    enqueued_together: int  # by one `delay_many`
+    drain_rounds: int
+    drained: int
+    started: int  # one at a time, on an idle worker
+
+
+# Under three minutes in all on two cores. A median of three shrugs off one round that something disturbed.
+FULL = Sizes(enqueue_rounds=5, enqueued=300, enqueued_together=5_000, drain_rounds=3, drained=1_000, started=200)
+# Shows that everything works, and measures nothing.
+QUICK = Sizes(enqueue_rounds=1, enqueued=10, enqueued_together=100, drain_rounds=1, drained=40, started=3)
+
+# PostgreSQL's driver and planner settle on a statement after five times, in each of two processes.
+WARM_UP = 40
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One line of the table; each list holds one figure a round.
+
+    `ratio_target` is in times plain Celery's, `limit` in the unit itself.
+    """
+
+    name: str
+    unit: str
+    plain: Sequence[float]
+    nightshift: Sequence[float]
+    ratio_target: float | None = None
+    limit: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Of the medians: no round of one side belongs to a certain round of the other."""
+        return median(self.nightshift) / median(self.plain)
+
+    @property
+    def is_met(self) -> bool | None:
+        """None if nothing is asked of it."""
+        if self.ratio_target is not None:
+            return self.ratio >= self.ratio_target
+        return median(self.nightshift) <= self.limit if self.limit is not None else None
+
+
+def alternate(rounds: int, *sides: tuple[Callable[[int], Figure], int]) -> list[list[Figure]]:
+    """One figure a round from each side, in turns; a side is what takes a number of jobs, and that number.
+
+    Connections, caches and prepared statements warm up in a small round that is not counted.
+    """
+    for take, jobs in sides:
+        take(min(jobs, WARM_UP))
+    figures = [[take(jobs) for take, jobs in sides] for _ in range(rounds)]
+    return [list(column) for column in zip(*figures, strict=True)]
