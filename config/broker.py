@@ -18,6 +18,9 @@ def broker_transport_options(url: str) -> dict[str, Any]:
             # kombu looks for such messages every 10 × 10 polls by default, which adds up to 100 s.
             "unacked_restore_interval": 1,
             "unacked_restore_throttle": 1,
+            # … under a lock. A worker that asked for it while the broker was frozen gave up, and the broker granted it
+            # to nobody when it woke: by default nothing would come back for the 300 s until that lock expires.
+            "unacked_mutex_expire": 10,
             # A frozen broker must raise within seconds: without these a publish blocks for ever.
             "socket_timeout": 5,
             "socket_connect_timeout": 2,

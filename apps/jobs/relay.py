@@ -19,6 +19,7 @@ from typing import Any
 from celery import Celery
 from django.conf import settings
 from django.db import connection, transaction
+from kombu.exceptions import BatchPublishError
 from kombu.exceptions import OperationalError as BrokerError
 
 from apps.jobs import connections, ledger, sensitive
@@ -46,7 +47,8 @@ class Relay:
         self.watch = BrokerWatch(app)
         self.ear = Ear()
         broker = app.connection_for_write()
-        self.broker_errors = (BrokerError, OSError, *broker.connection_errors, *broker.channel_errors)
+        kombu_errors = (BrokerError, BatchPublishError)
+        self.broker_errors = (*kombu_errors, OSError, *broker.connection_errors, *broker.channel_errors)
         self.stopping = False
         self.failures = 0
         self.next_rescue = 0.0

@@ -33,6 +33,16 @@ class Client(redis.Redis):
 
 
 class Channel(kombu_redis.Channel):
+    def _connparams(self, asynchronous: bool = False) -> Any:
+        """A closed channel has no address, which must look like what it is: a lost connection.
+
+        A job that ends after the broker went away is acknowledged on the channel that its message came by. kombu then
+        asks for the address of nothing, and Celery takes the AttributeError for a reason to exit.
+        """
+        if self.connection is None or self.connection.client is None:
+            raise redis.ConnectionError("This channel was closed when the connection to the broker was lost.")
+        return super()._connparams(asynchronous)  # type: ignore[no-untyped-call]
+
     def _get_client(self) -> Any:
         stock = super()._get_client()  # type: ignore[no-untyped-call]
         # With a key prefix kombu uses a client of its own, which we leave alone.
