@@ -1,6 +1,9 @@
 """Gather what is there at the end of a run."""
 
+from collections.abc import Iterator
+from datetime import UTC, timedelta
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 from apps.local.chaos.audit import Evidence, Ticks, Window
 from apps.local.chaos.world import TICK_SECONDS, World
@@ -15,9 +18,9 @@ LETTERS = """
 ORDERS = """
     SELECT id, status, request_key, charge_job::text FROM orders_order WHERE request_key NOT LIKE 'seed-%'
 """
-RUNS = "SELECT extract(epoch FROM run_at)::float AS at FROM jobs_job WHERE task = 'chaos.tick' ORDER BY run_at"
+RUNS = "SELECT id::text FROM jobs_job WHERE task = 'chaos.tick'"
 SCHEDULE = """
-    SELECT total_run_count, extract(epoch FROM last_run_at)::float AS last_run
+    SELECT name, total_run_count, last_run_at, coalesce(extract(epoch FROM last_run_at - date_changed), 0)::float AS age
     FROM django_celery_beat_periodictask WHERE task = 'chaos.tick'
 """
 
@@ -32,7 +35,7 @@ def gather(world: World, windows: list[Window], silent_workers: list[str]) -> Ev
         history=ask("SELECT job_id::text, was, became, token FROM chaos_history ORDER BY number"),
         orders=ask(ORDERS),
         charges=_charges(world),
-        messages_left=world.in_broker(),
+        messages_left=world.messages(),
         ticks=_ticks(world),
         silent_workers=silent_workers,
         exits=world.fleet.exits,
@@ -42,12 +45,16 @@ def gather(world: World, windows: list[Window], silent_workers: list[str]) -> Ev
 
 def _ticks(world: World) -> Ticks:
     [schedule] = world.witness.rows(SCHEDULE)
-    return Ticks(
-        runs=[row["at"] for row in world.witness.rows(RUNS)],
-        noted=schedule["total_run_count"],
-        phase=schedule["last_run"] or 0.0,
-        seconds=TICK_SECONDS,
-    )
+    runs = [row["id"] for row in world.witness.rows(RUNS)]
+    return Ticks(runs, frozenset(_possible_ids(schedule)), schedule["total_run_count"])
+
+
+def _possible_ids(schedule: dict[str, Any]) -> Iterator[str]:
+    """The id of a tick's job is made of the schedule's name and the tick, so a second job of one tick has no id."""
+    if schedule["last_run_at"]:
+        for number in range(int(schedule["age"] / TICK_SECONDS) + 2):
+            due = schedule["last_run_at"].astimezone(UTC) - number * timedelta(seconds=TICK_SECONDS)
+            yield str(uuid5(NAMESPACE_URL, f"nightshift:schedule:{schedule['name']}:{due.isoformat()}"))
 
 
 def _charges(world: World) -> dict[str, int]:

@@ -53,9 +53,11 @@ FAULTS: dict[str, Fault] = {}
 FROZEN_SECONDS = 7.0
 # A worker needs two or three seconds of processor time to start.
 RESTART_SECONDS = 4.0
-ROW_LOCK_SECONDS = 0.6
 DUPLICATES = 10
 A_LOOK = 0.1
+WAIT_FOR_WORK = 3.0
+# The server hands over a message within milliseconds, if the worker had asked when it was frozen.
+HANDED_OVER = 0.5
 
 
 def fault(name: str, *, resource: str, seconds: float) -> Callable[[Callable[[World, float], Course]], None]:
@@ -69,13 +71,21 @@ def pick(choice: float, things: Sequence[T]) -> T:
     return things[int(choice * len(things))]
 
 
+def until_busy(world: World, worker: str) -> Generator[float, None, int]:
+    """A strike at an idle worker shows little. Returns how many jobs it runs; 0 if it had none for long enough."""
+    waited_long_enough = until(lambda: world.running_on(worker), WAIT_FOR_WORK)
+    while not waited_long_enough():
+        yield A_LOOK
+    return world.running_on(worker)
+
+
 # --- Workers ----------------------------------------------------------------------------------------------------------
 
 
 @fault("kill -9 of a worker and its pool", resource="workers", seconds=6)
 def kill_worker(world: World, choice: float) -> Course:
     worker = pick(choice, WORKERS)
-    running = world.running_on(worker)
+    running = yield from until_busy(world, worker)
     world.fleet.kill(worker)
     yield RESTART_SECONDS
     return Hit(running, "running jobs")
@@ -85,29 +95,29 @@ def kill_worker(world: World, choice: float) -> Course:
 def kill_main_process(world: World, choice: float) -> Course:
     """Its pool lives on for a moment and may end its jobs: nobody renews their leases."""
     worker = pick(choice, WORKERS)
-    running = world.running_on(worker)
+    running = yield from until_busy(world, worker)
     world.fleet.members[worker].struck = True
     world.fleet.send(worker, signal.SIGKILL)
     yield RESTART_SECONDS
     return Hit(running, "running jobs")
 
 
-@fault("kill -9 of a pool child", resource="workers", seconds=2)
+@fault("kill -9 of all pool children", resource="workers", seconds=2)
 def kill_child(world: World, choice: float) -> Course:
     worker = pick(choice, PREFORK)
-    children = world.fleet.children(worker)
-    for child in children[:1] if choice < 0.5 else children:
+    running = yield from until_busy(world, worker)
+    for child in world.fleet.children(worker):
         with suppress(psutil.NoSuchProcess):
             child.kill()
     yield 1.0
-    return Hit(len(children), "children")
+    return Hit(running, "running jobs")
 
 
 @fault("SIGTERM of a worker under load", resource="workers", seconds=10)
 def terminate_worker(world: World, choice: float) -> Course:
     worker = pick(choice, WORKERS)
     starts = world.fleet.members[worker].starts
-    running = world.running_on(worker)
+    running = yield from until_busy(world, worker)
     world.fleet.terminate(worker)
     stopped = until(lambda: world.fleet.restarted(worker, starts), 15)
     while not stopped():
@@ -118,7 +128,7 @@ def terminate_worker(world: World, choice: float) -> Course:
 @fault("worker frozen past its lease", resource="workers", seconds=9)
 def freeze_worker(world: World, choice: float) -> Course:
     worker = pick(choice, PREFORK)
-    running = world.running_on(worker)
+    running = yield from until_busy(world, worker)
     family = world.fleet.suspend(worker)
     yield FROZEN_SECONDS
     world.fleet.resume(family)
@@ -128,10 +138,16 @@ def freeze_worker(world: World, choice: float) -> Course:
 @fault("kill -9 between fetch and registration", resource="workers", seconds=8)
 def kill_while_fetching(world: World, _choice: float) -> Course:
     """An idle worker is frozen while it waits for a message; the server hands it one; the worker never wakes up."""
-    world.fleet.suspend(LOW)
-    asked = record(world.journal, lambda: [mix.promise(lab.lab_nothing.apply_async(queue="low"), "fetched")])
-    yield 1.0
-    taken = len(asked) if _queue_is_empty(world, "low") else 0
+    tried_often_enough = until(lambda: False, 8)
+    taken = 0
+    while not taken and not tried_often_enough():
+        family = world.fleet.suspend(LOW)
+        asked = record(world.journal, lambda: [mix.promise(lab.lab_nothing.apply_async(queue="low"), "fetched")])
+        yield HANDED_OVER
+        taken = len(asked) if _queue_is_empty(world, "low") else 0
+        if not taken:
+            world.fleet.resume(family)
+            yield HANDED_OVER
     world.fleet.kill(LOW)
     yield RESTART_SECONDS
     return Hit(taken, "messages in the window")

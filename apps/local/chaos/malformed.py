@@ -41,6 +41,7 @@ def good_envelope(marker: str) -> Envelope:
             "timelimit": [None, None],
             "eta": None,
             "expires": None,
+            "marker": marker,
         },
         "properties": {
             "correlation_id": job_id,

@@ -78,7 +78,7 @@ def start_processes(world: World) -> None:
     for worker in WORKERS:
         start_worker(world, worker)
     for beat in BEATS:
-        world.fleet.add(beat, "celery", "-A", "config", "beat", "--pidfile=")
+        world.fleet.add(beat, "celery", "-A", "config", "beat", "--loglevel=INFO")
 
 
 def start_worker(world: World, worker: str) -> None:

@@ -88,10 +88,14 @@ class World:
         return int(self.witness.value(query, self.ahead))
 
     def in_broker(self) -> int:
-        """Messages in every list of every queue (a priority has a list of its own), and those not acknowledged."""
+        return len(self.messages())
+
+    def messages(self) -> list[str]:
+        """Those in every list of every queue (a priority has a list of its own), and those not acknowledged."""
         with self.broker() as client:
-            lists = [key for queue in QUEUES for key in client.keys(f"{queue}*") if client.type(key) == b"list"]
-            return sum(client.llen(key) for key in lists) + client.hlen("unacked")
+            keys = [key for queue in QUEUES for key in client.keys(f"{queue}*") if client.type(key) == b"list"]
+            waiting = [f"{key.decode()}: {item.decode()}" for key in keys for item in client.lrange(key, 0, -1)]
+            return waiting + [f"unacked: {item.decode()}" for item in client.hvals("unacked")]
 
     def hurry(self) -> None:
         """What an operator does with "retry now", so that the end of a run does not wait for backoffs."""
