@@ -4,6 +4,7 @@ Celery's documented hook for that is a task's `Request` class.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
@@ -28,7 +29,9 @@ REQUEUE_AFTER = 5.0
 class JobRequest(Request):
     def on_failure(self, exc_info: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False) -> None:
         exc = _cause(exc_info)
-        if _worker_lost(exc) and self._in_ledger():
+        if lease.is_stopping() and (_worker_lost(exc) or isinstance(exc, Terminated)):
+            self._hand_back()
+        elif _worker_lost(exc) and self._in_ledger():
             self._child_lost(exc)
         elif isinstance(exc, Terminated) and self._in_ledger():
             self._child_terminated()
@@ -49,28 +52,33 @@ class JobRequest(Request):
     def _in_ledger(self) -> bool:
         return bool(self._task.durable or self._request_dict.get("ledger"))
 
-    def _child_lost(self, exc: BaseException) -> None:
-        """Hand the job back at once. If the database is away its lease runs out, and the relay does the same."""
+    def _hand_back(self) -> None:
+        """Our own shutdown ended it, uncounted. A broker-only job's message goes back as the connection closes."""
         state.task_ready(self)
-        job_id, worker_id = job_id_of(self.id), lease.worker_id()
-        try:
-            if lease.is_stopping():
-                connections.patiently(lambda: ledger.release(worker_id, job_id), PATIENCE)
-            else:
-                failure = Failure.worker_lost(f"The process that ran this job was lost: {exc}")
-                connections.patiently(lambda: ledger.crashed(job_id, failure, worker_id=worker_id), PATIENCE)
-        except connections.LOST as error:
-            logger.warning("%s[%s] lost its process, and the ledger is away: %s", self.name, self.id, error)
+        if self._in_ledger():
+            self._tell_ledger(lambda: ledger.release(lease.worker_id(), job_id_of(self.id)))
+            self.acknowledge()
+
+    def _child_lost(self, exc: BaseException) -> None:
+        state.task_ready(self)
+        failure = Failure.worker_lost(f"The process that ran this job was lost: {exc}")
+        self._tell_ledger(lambda: ledger.crashed(job_id_of(self.id), failure, worker_id=lease.worker_id()))
         self.acknowledge()
         self.send_event("task-retried", exception=repr(exc), traceback="")
+
+    def _tell_ledger(self, transition: Callable[[], Any]) -> None:
+        """At once; but if the database is away the job's lease runs out, and the relay does the same."""
+        try:
+            connections.patiently(transition, PATIENCE)
+        except connections.LOST as error:
+            logger.warning("%s[%s] lost its process, and the ledger is away: %s", self.name, self.id, error)
 
     def _child_terminated(self) -> None:
         """We ended it ourselves, because someone cancelled the job."""
         state.task_ready(self)
         job_id = job_id_of(self.id)
-        token = lease.token_of(job_id)
-        if token is not None:
-            connections.patiently(lambda: ledger.cancelled(job_id, token), PATIENCE)
+        # No claim has the token 0: a job that is no longer ours stays as it is.
+        self._tell_ledger(lambda: ledger.cancelled(job_id, lease.token_of(job_id) or 0))
         self.acknowledge()
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:

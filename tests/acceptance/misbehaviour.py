@@ -97,15 +97,12 @@ BROKER_ONLY = {how: make_task(how, durable=False) for how in ENDS}
 
 @shared_task(name="acceptance.note", bind=True)
 def note(self: JobTask, book: str, seconds: float = 0.0) -> None:
-    """Write a line at the start and one at the end: who ran, and when."""
-    write(book, "start", self.request.id)
-    time.sleep(seconds)
-    write(book, "end", self.request.id)
+    take_notes(self.request.id, book, seconds)
 
 
 @shared_task(name="acceptance.note_broker_only", durable=False, bind=True)
-def note_broker_only(self: JobTask, book: str) -> None:
-    write(book, "start", self.request.id)
+def note_broker_only(self: JobTask, book: str, seconds: float = 0.0) -> None:
+    take_notes(self.request.id, book, seconds)
 
 
 @shared_task(name="acceptance.note_steps", bind=True)
@@ -113,6 +110,13 @@ def note_steps(self: JobTask, book: str, steps: int) -> None:
     for step in self.track(range(steps)):
         write(book, "step", str(step))
         time.sleep(0.1)
+
+
+def take_notes(job_id: str, book: str, seconds: float) -> None:
+    """A line at the start and one at the end."""
+    write(book, "start", job_id)
+    time.sleep(seconds)
+    write(book, "end", job_id)
 
 
 def write(book: str, what: str, who: str) -> None:
