@@ -48,6 +48,10 @@ def pytest_configure() -> None:
     os.environ.setdefault("CELERY_BROKER_URL", os.environ["REDIS_URL"])
     allow_loopback_only()
     django.setup()
+    # A real one is slow on purpose, and hundreds of tests sign somebody in.
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    # WhiteNoise warns about a folder that only `collectstatic` makes.
+    settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 
 
 def pytest_unconfigure() -> None:

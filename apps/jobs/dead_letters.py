@@ -10,10 +10,12 @@ Not guaranteed. Replaying runs the task again: that it is safe to run twice is t
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from celery import current_app
+from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
@@ -21,7 +23,11 @@ from django.utils import timezone
 from apps.jobs import ledger, sensitive
 from apps.jobs.failures import Failure, plain
 from apps.jobs.ids import job_id_of
-from apps.jobs.models import DeadLetter
+from apps.jobs.models import DeadLetter, Job
+
+
+# By the names that apply_async has for them, and those that a message has.
+CONTINUATIONS = {"link": "callbacks", "link_error": "errbacks", "chain": "chain"}
 
 
 class NotReplayable(ValueError):
@@ -37,7 +43,7 @@ def write_for_request(request: Any, failure: Failure) -> None:
         task=request.task_name,
         args=_storable(list(request.args or ())),
         kwargs=_storable(dict(request.kwargs or {})),
-        options={name: embed[name] for name in ("callbacks", "errbacks", "chain") if embed.get(name)},
+        options={option: embed[name] for option, name in CONTINUATIONS.items() if embed.get(name)},
         queue=(request.delivery_info or {}).get("routing_key") or "",
         attempts=request.request_dict.get("retries", 0) + 1,
         **failure.as_letter(request.task_name),
@@ -105,15 +111,13 @@ def _job_again(letter: DeadLetter, kwargs: Mapping[str, Any] | None, delay: floa
         task.__header__(*args, **new_kwargs)
     except TypeError as exc:
         raise NotReplayable(f"The arguments do not fit {letter.task}: {exc}. Correct them first.") from exc
-    return ledger.NewJob(
-        task=letter.task,
-        args=args,
-        kwargs=sensitive.seal(new_kwargs, task.sensitive),
-        queue=letter.queue or task._queue(args, new_kwargs, {}),
-        options={name: value for name, value in letter.options.items() if name not in ("chord", "group_id")},
-        delay=delay,
-        replay_of=letter.job_id or letter.id,
-    )
+    options = {name: value for name, value in letter.options.items() if name not in ("chord", "group_id")}
+    if letter.queue in settings.JOBS_QUEUES:
+        options["queue"] = letter.queue
+    job: ledger.NewJob = task.new_job(args, sensitive.seal(new_kwargs, task.sensitive), None, options)
+    replayed = letter.job_id or letter.id
+    owner_id = Job.objects.filter(pk=replayed).values_list("owner_id", flat=True).first()
+    return replace(job, delay=delay, replay_of=replayed, owner_id=owner_id)
 
 
 def replay_many(letters: "QuerySet[DeadLetter]", *, by: Any = None, over: timedelta = timedelta(0)) -> list[Any]:

@@ -94,7 +94,7 @@ class JobTask(celery.Task):
         if not self._goes_through_ledger(options):
             return self._publish(args, kwargs, task_id, producer, options)
         self._check_arguments(args, kwargs)
-        job = self._new_job(args, kwargs, task_id, options)
+        job = self.new_job(args, kwargs, task_id, options)
         if self._is_own_id(job.id):
             # `self.retry` and `self.replace` send the running job itself again: its row is rewritten when it lets go.
             current_task.request.again = job
@@ -119,13 +119,13 @@ class JobTask(celery.Task):
 
     def _new_jobs(self, jobs: Iterable[Mapping[str, Any]], options: Mapping[str, Any]) -> list[NewJob]:
         """They differ in their arguments only: all else is found out once."""
-        first = self._new_job([], {}, None, options) if not self.unique else None
+        first = self.new_job([], {}, None, options) if not self.unique else None
         made = []
         for kwargs in jobs:
             self._check_arguments([], kwargs)
             args, sealed = self._sealed([], dict(kwargs))
             made.append(
-                replace(first, id=uuid7(), kwargs=sealed) if first else self._new_job(args, sealed, None, options)
+                replace(first, id=uuid7(), kwargs=sealed) if first else self.new_job(args, sealed, None, options)
             )
         return made
 
@@ -177,7 +177,7 @@ class JobTask(celery.Task):
     def _unique_key(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> str | None:
         return unique.key_of(self.name, self.unique, self._named(args, kwargs)) if self.unique else None
 
-    def _new_job(
+    def new_job(
         self, args: list[Any], kwargs: dict[str, Any], task_id: str | None, options: Mapping[str, Any]
     ) -> NewJob:
         parent_id, root_id = self._lineage(options)
@@ -261,7 +261,7 @@ class JobTask(celery.Task):
         """A message from a producer that does not know the ledger (Flower, another service): give it a row."""
         options = self.request.as_execution_options()
         options["queue"] = (self.request.delivery_info or {}).get("routing_key")
-        ledger.record([self._new_job(list(args), dict(kwargs), str(job_id), options)])
+        ledger.record([self.new_job(list(args), dict(kwargs), str(job_id), options)])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         request = self.request
