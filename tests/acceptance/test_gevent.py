@@ -1,0 +1,38 @@
+"""A worker of green threads, as the Procfile starts it: many jobs at once, and nothing left over from them."""
+
+import psutil
+import pytest
+from django.db.models import Max, Min
+
+from apps.jobs.models import Job
+from tasks.lab import lab_sleep
+from tests.acceptance.site import Site, eventually
+
+JOBS = 60
+SECONDS = 1.0
+
+
+@pytest.fixture
+def green_worker(site: Site) -> str:
+    site.terminate("worker")
+    site.start_worker("io", "--pool=gevent", "--queues=io", concurrency=100)
+    return "io"
+
+
+def sessions(site: Site, worker: str) -> int:
+    """How many connections to PostgreSQL the worker holds."""
+    process = psutil.Process(site.pid(worker))
+    return sum(bool(each.raddr) and each.raddr.port == site.postgres.port for each in process.net_connections("tcp"))
+
+
+def test_jobs_that_only_wait_wait_together_and_close_what_they_opened(site: Site, green_worker: str) -> None:
+    """One process; with one job after the other they would take a minute."""
+    before = sessions(site, green_worker)
+    ids = lab_sleep.delay_many([{"seconds": SECONDS, "steps": 1} for _ in range(JOBS)], queue="io")
+    jobs = Job.objects.filter(pk__in=ids)
+    eventually(
+        lambda: jobs.filter(state=Job.State.SUCCEEDED).count() == JOBS, describe=lambda: site.last_words(green_worker)
+    )
+    span = jobs.aggregate(start=Min("started_at"), end=Max("finished_at"))
+    assert (span["end"] - span["start"]).total_seconds() < JOBS * SECONDS / 3
+    eventually(lambda: sessions(site, green_worker) <= before + 1)
