@@ -22,6 +22,7 @@ DEBUG = env.bool("DEBUG", False)
 SANDBOX = env.bool("SANDBOX", False)
 INSECURE_SECRET_KEY = "insecure-key-for-a-laptop-only"  # noqa: S105 - it says what it is, and needs DEBUG
 SECRET_KEY = env.str("SECRET_KEY", INSECURE_SECRET_KEY if DEBUG else "")
+SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 

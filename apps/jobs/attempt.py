@@ -106,8 +106,7 @@ class Attempt:
         if reject.requeue:
             ledger.snooze(self.job_id, self.token, REQUEUE_AFTER)
         else:
-            secrets = sensitive.secrets_in(self.request.kwargs or {})
-            ledger.bury(self.job_id, self.token, Failure.of(reject).masked(secrets))
+            ledger.bury(self.job_id, self.token, self._failure(reject))
 
     def _ignored(self) -> None:
         """`raise Ignore()` is the task's way to say that it is done; `self.replace` raises it too."""
@@ -121,7 +120,10 @@ class Attempt:
 
         If the database stays away, the lease runs out and the relay does the same.
         """
-        ledger.crashed(self.job_id, Failure.of(outcome, kind=Kind.CRASHED), token=self.token)
+        ledger.crashed(self.job_id, self._failure(outcome, Kind.CRASHED), token=self.token)
+
+    def _failure(self, exc: BaseException, kind: Kind | None = None) -> Failure:
+        return Failure.of(exc, kind=kind).masked(sensitive.secrets_in(self.request.kwargs or {}))
 
 
 def readable(task: "JobTask", result: Any) -> Any:

@@ -561,13 +561,24 @@ def _defer_unknown(job: Job, errors: list[dict[str, Any]]) -> None:
 def crashed(job_id: UUID, failure: Failure, worker_id: UUID | None = None, token: int | None = None) -> None:
     """running → queued after the worker was lost, or → dead when it has happened too often: a poison job ends.
 
-    Name the worker, if it lost a child; or the token, if the job's own attempt reports.
+    Name the worker, if it lost a child; or the token, if the job's own attempt reports. A child may also be lost
+    between its message and its claim: then the job is sent again.
     """
-    held = {"worker_id": worker_id} if token is None else {"token": token}
     with transaction.atomic():
-        job = Job.objects.select_for_update().filter(pk=job_id, state=Job.State.RUNNING, **held).first()
-        if job is not None:
+        job = Job.objects.select_for_update().filter(pk=job_id).first()
+        if job is None:
+            return
+        is_held = job.token == token if worker_id is None else job.worker_id == worker_id
+        if job.state == Job.State.RUNNING and is_held:
             _count_crash(job, failure)
+        elif job.state == Job.State.SENT and worker_id is not None:
+            _send_again(job)
+
+
+def _send_again(job: Job) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE jobs_job SET state = 'queued' WHERE id = %s", [job.id])
+        _wake_relay(cursor)
 
 
 def rescue_expired(limit: int = 100) -> int:
