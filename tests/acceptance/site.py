@@ -8,9 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import environ
@@ -84,6 +85,10 @@ class Site:
                 server.start()
         for name in [name for name in self.running if name not in ("relay", "worker")]:
             self.kill9(name)
+        if not Job.objects.filter(state__in=Job.LIVE).exists():
+            with self.valkey.client() as client:
+                # What a worker that is gone had not acknowledged would come back in two minutes, to be dropped.
+                client.delete("unacked", "unacked_index")
         if not self.is_running("relay"):
             self.start_relay()
         if not self.is_running("worker"):
@@ -94,18 +99,20 @@ class Site:
     def start_relay(self, name: str = "relay") -> None:
         self._start(name, ["manage.py", "relay"])
 
-    def start_worker(self, name: str = "worker", *options: str, concurrency: int = 9, include: bool = True) -> None:
+    def start_worker(
+        self, name: str = "worker", *options: str, concurrency: int = 9, include: bool = True, **waits: str
+    ) -> None:
         """Return when it is consuming."""
         command = ["-m", "celery", "-A", "config", "worker", "-n", f"{name}@site", f"--concurrency={concurrency}"]
         included = ["--include=tests.acceptance.misbehaviour"] if include else []
-        self._start(name, [*command, "--loglevel=INFO", "--without-gossip", "--without-mingle", *included, *options])
+        quick = ["--loglevel=INFO", "--without-gossip", "--without-mingle"]
+        self._start(name, [*command, *quick, *included, *options], waits)
         eventually(lambda: b"ready." in self.log(name).read_bytes(), describe=lambda: self.last_words(name))
 
-    def _start(self, name: str, command: list[str]) -> None:
+    def _start(self, name: str, command: list[str], waits: Mapping[str, str] = MappingProxyType({})) -> None:
         self.log(name).unlink(missing_ok=True)
-        self.running[name] = spawn(
-            [sys.executable, *command], log=self.log(name), cwd=ROOT, env={**os.environ, **self.environment}
-        )
+        environment = {**os.environ, **self.environment, **waits}
+        self.running[name] = spawn([sys.executable, *command], log=self.log(name), cwd=ROOT, env=environment)
 
     @property
     def environment(self) -> dict[str, str]:

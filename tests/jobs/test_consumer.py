@@ -5,6 +5,7 @@ That a real worker outlives them is shown in `tests/acceptance`.
 
 import json
 from collections import defaultdict
+from functools import partial
 from typing import Any
 from unittest.mock import Mock
 
@@ -35,7 +36,7 @@ class Consumer(JobConsumer):
     def __init__(self) -> None:
         self.app = current_app
         self.ran: list[Any] = []
-        self.on_task_message = set()
+        self.on_task_message: set[Any] = set()
         self.connection_errors = (OSError,)
         self.controller, self.pool = Mock(state=state), Mock()
         self.task_buckets: Any = defaultdict(lambda: None)
@@ -50,10 +51,11 @@ class Consumer(JobConsumer):
         self.call_soon = Mock()
         self.strategies = {name: task.start_strategy(current_app, self) for name, task in current_app.tasks.items()}
 
-    def receive(self, item: bytes) -> Mock:
+    def receive(self, item: bytes) -> Any:
         """What the transport brings, as kombu makes a message of it."""
-        channel = Mock(decode_body=lambda body, encoding: Channel.decode_body(Channel, body, encoding))
-        message = Message(json.loads(readable(item)), channel=channel)
+        channel = Mock(codecs=Channel.codecs)
+        channel.decode_body = partial(Channel.decode_body, channel)
+        message: Any = Message(json.loads(readable(item)), channel=channel)
         message.ack_log_error = message.ack = Mock()
         message.requeue = Mock()
         if message.errors:

@@ -4,6 +4,7 @@ The machine does what web requests, relays, workers, operators and the rescue do
 after each step looks at what is committed. It knows no order in which things ought to happen, only what must never.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,14 +135,15 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def _record(self, number: int, job: NewJob) -> UUID | None:
         """The job that stands for the wish; None, if another's lock was in the way."""
-        recorded = None
+        ids: list[UUID] = []
         with self._in(number):
             [recorded] = ledger.record([job])
             mine = self.undecided.get(number, self.accepted)
             assert recorded.id == job.id if recorded.created else recorded.id in self.seen.keys() | mine
             if recorded.created:
                 mine.add(recorded.id)
-        return recorded and recorded.id
+            ids.append(recorded.id)
+        return ids[0] if ids else None
 
     # --- Relay and operators ------------------------------------------------------------------------------------------
 
@@ -264,15 +266,15 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_committed_is_sound(self) -> None:
-        rows = {row["id"]: row for row in Job.objects.values()}
-        letters = list(DeadLetter.objects.values_list("job_id", flat=True))
+        rows: dict[UUID, dict[str, Any]] = {row["id"]: dict(row) for row in Job.objects.values()}
+        letters = DeadLetter.objects.values_list("job_id", flat=True)
         for row in rows.values():
             self._check_row(row)
             before = self.seen.get(row["id"])
             if before:
                 self._check_step(before, row)
         assert self.accepted <= rows.keys(), "an accepted job is lost"
-        assert sorted(letters) == sorted(row["id"] for row in rows.values() if row["state"] == "dead")
+        assert Counter(letters) == Counter(row["id"] for row in rows.values() if row["state"] == "dead")
         self._check_keys(rows)
         self.seen = rows
 

@@ -15,6 +15,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from apps.jobs.models import DeadLetter, Job, SchedulePolicy
 from apps.jobs.schedule import ensure_schedule
 from apps.jobs.scheduler import PUT_OFF, STANDBY_EVERY, LedgerScheduler
+from apps.local.waiting import wait_for
 from config.queues import QueuePolicy
 
 pytestmark = pytest.mark.django_db
@@ -116,6 +117,8 @@ def test_a_beat_that_does_not_lead_starts_nothing_and_asks_again_soon(beat: Ledg
     assert started() == []
 
     other.close()
+    # The server lets go of a session's lock a moment after the session is over.
+    assert wait_for(beat.leadership.hold, timeout=10)
     beat.tick()
     assert len(started()) == 1
 

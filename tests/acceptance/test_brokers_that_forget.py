@@ -1,0 +1,95 @@
+"""Valkey wiped, restarted, killed, frozen: no job is lost, and nobody who asks for one notices."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apps.jobs.models import Job
+from tasks.lab import lab_add, lab_nothing
+from tests.acceptance.misbehaviour import note
+from tests.acceptance.site import Site, eventually
+
+SUCCEEDED = Job.State.SUCCEEDED
+# A web request may not wait for a broker; a durable `.delay()` is one statement of a few milliseconds.
+NOT_NOTICED = 1.0
+
+
+def all_have_run(ids: Any) -> bool:
+    return not Job.objects.filter(pk__in=ids).exclude(state=SUCCEEDED).exists()
+
+
+def seconds_to_ask() -> float:
+    started = time.monotonic()
+    lab_nothing.delay()
+    return time.monotonic() - started
+
+
+def test_a_wiped_broker_loses_nothing(site: Site, book: Path) -> None:
+    ids = note.delay_many([{"book": str(book), "seconds": 0.05} for _ in range(120)])
+    eventually(lambda: Job.objects.filter(pk__in=ids, state=Job.State.SENT).count() > 50)
+    with site.valkey.client() as client:
+        client.flushall()
+    eventually(lambda: all_have_run(ids), describe=lambda: site.last_words("relay"))
+    starts = [line for line in book.read_text().splitlines() if line.startswith("start")]
+    assert len(starts) == len(set(starts)) == 120
+
+
+@pytest.mark.parametrize("how", ["restart", "kill"])
+def test_a_broker_that_comes_back_finds_its_workers(site: Site, how: str) -> None:
+    pid = site.pid("worker")
+    ids = lab_add.delay_many([{"x": x, "y": 1} for x in range(200)])
+    eventually(lambda: Job.objects.filter(pk__in=ids, state=SUCCEEDED).exists())
+    site.valkey.restart() if how == "restart" else site.valkey.kill9()
+    if not site.valkey.is_running:
+        site.valkey.start()
+    eventually(lambda: all_have_run(ids), describe=lambda: site.last_words("worker"))
+    assert site.is_running("worker"), site.last_words("worker")
+    assert site.pid("worker") == pid
+
+
+def test_a_job_that_runs_through_a_restart_of_the_broker_runs_once(site: Site, book: Path) -> None:
+    """kombu gives every unacknowledged message back as the connection breaks, while the children still run."""
+    result = note.delay(book=str(book), seconds=4)
+    eventually(lambda: "start" in book.read_text())
+    site.valkey.restart()
+    marker = lab_nothing.delay()
+    eventually(lambda: all_have_run([result.id, marker.id]))
+    assert book.read_text().count("start") == 1
+    assert site.is_running("worker")
+
+
+def test_while_the_broker_is_away_jobs_are_accepted_at_once_and_run_later(site: Site) -> None:
+    site.valkey.stop()
+    assert seconds_to_ask() < NOT_NOTICED
+    ids = lab_add.delay_many([{"x": x, "y": 1} for x in range(50)])
+    eventually(lambda: "The broker is away" in site.log("relay").read_text())
+    assert set(Job.objects.filter(pk__in=ids).values_list("state", flat=True)) == {Job.State.QUEUED}
+    site.valkey.start()
+    eventually(lambda: all_have_run(ids), describe=lambda: site.last_words("relay"))
+
+
+def test_while_the_broker_is_frozen_jobs_are_accepted_at_once_and_run_later(site: Site) -> None:
+    eventually(site.is_idle)
+    site.valkey.suspend()
+    try:
+        assert seconds_to_ask() < NOT_NOTICED
+        ids = lab_add.delay_many([{"x": x, "y": 1} for x in range(50)])
+        eventually(lambda: "The broker is away" in site.log("relay").read_text())
+    finally:
+        site.valkey.resume()
+    eventually(lambda: all_have_run(ids), describe=lambda: site.last_words("relay"))
+
+
+def test_a_broker_whose_memory_is_full_takes_the_jobs_when_there_is_room(site: Site) -> None:
+    eventually(site.is_idle)
+    with site.valkey.client() as client:
+        client.config_set("maxmemory", "1")
+        try:
+            ids = lab_add.delay_many([{"x": x, "y": 1} for x in range(50)])
+            eventually(lambda: "away" in site.last_words("relay"), describe=lambda: site.last_words("relay"))
+            assert not Job.objects.filter(pk__in=ids, state=SUCCEEDED).exists()
+        finally:
+            client.config_set("maxmemory", "256mb")
+    eventually(lambda: all_have_run(ids), describe=lambda: site.last_words("worker"))

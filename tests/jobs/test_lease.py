@@ -1,0 +1,157 @@
+"""The worker's bootstep: who we are, that we live, and what we give back."""
+
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import Mock
+from uuid import UUID
+
+import pytest
+from celery.worker import state
+from django.db import OperationalError
+
+from apps.jobs import connections, lease, ledger
+from apps.jobs.lease import LeaseStep
+from apps.jobs.models import Job, Worker
+from tasks.lab import lab_nothing
+from tests.jobs.bench import Bench
+
+Step = tuple[LeaseStep, Mock]
+
+
+@pytest.fixture
+def parent() -> Mock:
+    """Celery's worker, as far as the step looks at it."""
+    parent = Mock(hostname="worker@here", concurrency=4)
+    parent.pool_cls.__module__ = "celery.concurrency.prefork"
+    parent.app.amqp.queues.consume_from.values.return_value = [Mock()]
+    parent.app.amqp.queues.consume_from.values.return_value[0].name = "default"
+    parent.pool.num_processes = 4
+    return parent
+
+
+@pytest.fixture
+def step(db: None, parent: Mock) -> Iterator[LeaseStep]:
+    step = LeaseStep(parent)
+    step.start(parent)
+    yield step
+    lease._this.is_stopping = False
+    state.active_requests.clear()
+
+
+def running(bench: Bench) -> Job:
+    """A job that this worker has claimed and works on."""
+    job = bench.job(lab_nothing.delay())
+    assert ledger.claim({job.pk: 0}, lease.worker_id())
+    request = Request(str(job.pk))
+    state.active_requests.add(request)
+    requests.append(request)
+    return job
+
+
+class Request:
+    def __init__(self, request_id: str) -> None:
+        self.id = request_id
+
+
+requests: list[Request] = []
+
+
+def test_a_worker_introduces_itself(step: LeaseStep) -> None:
+    row = Worker.objects.get(pk=lease.worker_id())
+    assert (row.name, row.pool, row.size, row.queues) == ("worker@here", "prefork", 4, ["default"])
+
+
+def test_it_renews_three_times_in_a_leases_length(step: LeaseStep, parent: Mock, settings: Any) -> None:
+    every = parent.timer.call_repeatedly.call_args.args[0]
+    assert every == pytest.approx(settings.JOBS_LEASE.total_seconds() / 3)
+
+
+def test_a_beat_renews_what_runs_and_says_that_we_live(bench: Bench, step: LeaseStep, parent: Mock) -> None:
+    job = running(bench)
+    Job.objects.update(lease_until="2024-02-05T09:00Z")
+    Worker.objects.update(heartbeat_at="2024-02-05T09:00Z")
+    step._beat(parent)
+    job.refresh_from_db()
+    row = Worker.objects.get(pk=lease.worker_id())
+    assert job.lease_until is not None
+    assert job.lease_until.year > 2024
+    assert (row.heartbeat_at.year > 2024, row.busy) == (True, 1)
+
+
+def test_a_request_of_a_stranger_does_not_end_the_renewals(bench: Bench, step: LeaseStep, parent: Mock) -> None:
+    job = running(bench)
+    stranger = Request("an id that is no UUID")
+    state.active_requests.add(stranger)
+    Job.objects.update(lease_until="2024-02-05T09:00Z")
+    step._beat(parent)
+    job.refresh_from_db()
+    assert job.lease_until is not None
+    assert job.lease_until.year > 2024
+
+
+def test_a_beat_without_a_database_is_only_missed(
+    step: LeaseStep, parent: Mock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed = Mock()
+    monkeypatch.setattr(lease, "renew_leases", _away)
+    monkeypatch.setattr(lease.connection, "close", closed)
+    step._beat(parent)
+    assert "Leases were not renewed" in caplog.text
+    closed.assert_called_once()
+
+
+def _away() -> list[UUID]:
+    raise OperationalError("connection refused")
+
+
+def test_a_cancelled_job_is_ended_with_its_process(bench: Bench, step: LeaseStep, parent: Mock) -> None:
+    job = running(bench)
+    request = Mock()
+    state.requests[str(job.pk)] = request
+    ledger.cancel(job.pk)
+    step._beat(parent)
+    request.terminate.assert_called_once_with(parent.pool, signal="KILL")
+    del state.requests[str(job.pk)]
+
+
+def test_without_processes_a_cancelled_job_is_left_to_its_checkpoints(
+    bench: Bench, step: LeaseStep, parent: Mock
+) -> None:
+    parent.pool_cls.__module__ = "celery.concurrency.gevent"
+    job = running(bench)
+    request = Mock()
+    state.requests[str(job.pk)] = request
+    ledger.cancel(job.pk)
+    step._beat(parent)
+    request.terminate.assert_not_called()
+    del state.requests[str(job.pk)]
+
+
+def test_stopping_gives_back_what_still_runs_and_counts_nothing(bench: Bench, step: LeaseStep, parent: Mock) -> None:
+    job = running(bench)
+    step.stop(parent)
+    job.refresh_from_db()
+    assert (job.state, job.attempts, job.crashes) == (Job.State.QUEUED, 0, 0)
+    assert Worker.objects.get(pk=lease.worker_id()).stopped_at is not None
+    assert lease.is_stopping()
+
+
+def test_stopping_without_a_database_leaves_it_to_the_leases(
+    step: LeaseStep, parent: Mock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ledger, "release", lambda _: _away())
+    step.stop(parent)
+    assert "their leases will run out" in caplog.text
+
+
+def test_the_token_is_known_for_our_own_jobs_only(bench: Bench, step: LeaseStep) -> None:
+    job = running(bench)
+    assert lease.token_of(job.pk) == 1
+    Job.objects.update(worker_id=None)
+    assert lease.token_of(job.pk) is None
+
+
+def test_the_lease_outlives_the_connection_to_the_broker() -> None:
+    """A step of the worker, not of its consumer, which starts anew with each connection."""
+    assert connections.LOST
+    assert LeaseStep.requires == ("celery.worker.components:Timer",)

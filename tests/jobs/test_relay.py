@@ -1,0 +1,241 @@
+"""The relay: what is due is published, once if all goes well and again if not; what is lost comes back."""
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import redis
+from celery import current_app
+from django.conf import settings
+from django.utils import timezone
+
+from apps.jobs import connections, ledger, queues
+from apps.jobs.broker import MARK, SETTLED
+from apps.jobs.models import Job
+from apps.jobs.relay import Relay
+from tasks.lab import lab_add, lab_nothing
+from tests.jobs.bench import Bench, claim
+from tests.jobs.sessions import Session
+
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture
+def relay(transactional_db: None, valkey: redis.Redis) -> Iterator[Relay]:
+    relay = Relay(current_app)
+    yield relay
+    relay.ear.close()
+
+
+@pytest.fixture
+def no_broker(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its address nobody listens."""
+    from kombu import Connection
+    from kombu.pools import producers
+
+    away = Connection(NOWHERE, transport_options=settings.CELERY_BROKER_TRANSPORT_OPTIONS)
+    app = current_app._get_current_object()
+    monkeypatch.setattr(type(app), "producer_pool", property(lambda _: producers[away]))
+    monkeypatch.setattr(app, "connection_for_write", lambda *_, **__: away.clone())
+
+
+def ids_in(valkey: redis.Redis, queue: str = "default") -> list[str]:
+    return [json.loads(item)["headers"]["id"] for item in valkey.lrange(queue, 0, -1)]
+
+
+def states() -> set[str]:
+    return set(Job.objects.values_list("state", flat=True))
+
+
+def test_every_due_job_is_published_to_its_queue(relay: Relay, valkey: redis.Redis) -> None:
+    here, there = lab_nothing.delay(), lab_nothing.apply_async(queue="low")
+    lab_nothing.apply_async(countdown=3600)
+    assert relay.run_once() == 2
+    assert (ids_in(valkey), ids_in(valkey, "low")) == ([here.id], [there.id])
+    assert Job.objects.get(pk=here.id).state == Job.State.SENT
+    assert relay.run_once() == 0
+
+
+def test_priorities_become_kombus_lists(relay: Relay, valkey: redis.Redis) -> None:
+    lab_nothing.apply_async(priority=9)
+    relay.publish_due()
+    assert sum(int(valkey.llen(key)) for key in valkey.keys("default*")) == 1
+    assert not valkey.llen("default")
+
+
+def test_a_broker_that_is_away_leaves_every_job_queued(relay: Relay, no_broker: None) -> None:
+    lab_add.delay_many([{"x": 1, "y": 1}] * 20)
+    with pytest.raises(relay.broker_errors):
+        relay.publish_due()
+    assert states() == {Job.State.QUEUED}
+
+
+def test_a_broker_that_is_away_is_no_reason_to_stop(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("apps.jobs.relay.time.sleep", pauses.append)
+    lab_nothing.delay()
+    monkeypatch.setattr(relay, "run_once", _refuse)
+    for _ in range(10):
+        relay._turn()
+    assert len(pauses) == 10
+    assert pauses[0] < 0.5
+    assert max(pauses) <= 2.0
+
+
+def test_what_could_not_be_published_goes_out_when_the_broker_is_back(
+    relay: Relay, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = [lab_nothing.delay() for _ in range(3)]
+    with monkeypatch.context() as broken:
+        broken.setattr(relay, "_publish", _refuse)
+        with pytest.raises(OSError, match="no broker"):
+            relay.publish_due()
+    assert relay.publish_due() == 3
+    assert sorted(ids_in(valkey)) == sorted(result.id for result in results)
+
+
+def _refuse(*_: Any) -> None:
+    raise OSError("no broker")
+
+
+def test_a_relay_that_dies_between_publishing_and_its_commit_publishes_again_and_the_job_runs_once(
+    relay: Relay, valkey: redis.Redis
+) -> None:
+    result = lab_nothing.delay()
+    dying = Session()
+    dying.begin()
+    with dying.current():
+        relay._publish(ledger.take_due(relay.queues, 10))
+    dying.close()
+    assert relay.publish_due() == 1
+    assert ids_in(valkey) == [result.id] * 2
+    job_id = Job.objects.get().pk
+    assert claim(job_id) == 1
+    assert not ledger.claim({job_id: 0}, None)
+
+
+def test_a_paused_queue_is_not_published(relay: Relay, valkey: redis.Redis) -> None:
+    queues.pause("default")
+    lab_nothing.delay()
+    assert relay.publish_due() == 0
+    assert ids_in(valkey) == []
+
+
+def test_a_stop_is_obeyed_between_two_batches(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apps.jobs.relay.signal.signal", lambda *_: None)
+    turns: list[int] = []
+
+    def turn() -> None:
+        turns.append(1)
+        relay._stop()
+
+    monkeypatch.setattr(relay, "_turn", turn)
+    relay.run()
+    assert turns == [1]
+
+
+def test_a_database_that_is_away_is_no_reason_to_stop(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apps.jobs.relay.signal.signal", lambda *_: None)
+    monkeypatch.setattr("apps.jobs.relay.time.sleep", lambda _: None)
+    outcomes = iter([connections.LOST[0]("server closed the connection"), None])
+
+    def turn() -> None:
+        outcome = next(outcomes)
+        if outcome:
+            raise outcome
+        relay._stop()
+
+    monkeypatch.setattr(relay, "_turn", turn)
+    relay.run()
+    assert next(outcomes, "both turns were taken") == "both turns were taken"
+
+
+def test_a_message_looks_like_celerys_own(relay: Relay, valkey: redis.Redis) -> None:
+    result = lab_add.apply_async((1,), {"y": 2}, headers={"tenant": "north"}, time_limit=9, soft_time_limit=8)
+    relay.publish_due()
+    message = json.loads(valkey.lrange("default", 0, -1)[0])
+    headers = message["headers"]
+    assert (headers["id"], headers["task"], headers["tenant"]) == (result.id, "tasks.lab_add", "north")
+    assert (headers["ledger"], headers["retries"], headers["timelimit"]) == (True, 0, [9, 8])
+    assert headers["eta"] is None
+
+
+# --- What the broker lost ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sent(relay: Relay) -> str:
+    """A job whose message is in the broker, and a relay that knows this broker."""
+    relay.rescue()
+    result = lab_nothing.delay()
+    relay.publish_due()
+    return str(result.id)
+
+
+def grow_older(by: timedelta) -> None:
+    Job.objects.update(sent_at=timezone.now() - by)
+
+
+def test_a_wiped_broker_gets_every_message_again(relay: Relay, valkey: redis.Redis, sent: str) -> None:
+    valkey.flushdb()
+    relay.rescue()
+    relay.publish_due()
+    assert ids_in(valkey) == [sent]
+
+
+def test_another_broker_process_gets_every_message_again(relay: Relay, valkey: redis.Redis, sent: str) -> None:
+    valkey.set(MARK, "the run id of the one before")
+    relay.rescue()
+    assert states() == {Job.State.QUEUED}
+    relay.publish_due()
+    relay.rescue()
+    assert states() == {Job.State.SENT}, "the mark was not renewed"
+
+
+def test_an_empty_queue_with_sent_jobs_has_lost_them(relay: Relay, valkey: redis.Redis, sent: str) -> None:
+    valkey.delete("default")
+    relay.rescue()
+    assert states() == {Job.State.SENT}, "it may still be on its way"
+    grow_older(SETTLED + timedelta(seconds=1))
+    relay.rescue()
+    assert states() == {Job.State.QUEUED}
+
+
+def test_a_queue_that_still_has_messages_has_lost_nothing(relay: Relay, valkey: redis.Redis, sent: str) -> None:
+    grow_older(SETTLED + timedelta(minutes=1))
+    relay.rescue()
+    assert states() == {Job.State.SENT}
+
+
+def test_a_message_that_a_worker_holds_is_not_lost(relay: Relay, valkey: redis.Redis, sent: str) -> None:
+    valkey.delete("default")
+    valkey.hset("unacked", "tag", "held")
+    grow_older(SETTLED + timedelta(minutes=1))
+    relay.rescue()
+    assert states() == {Job.State.SENT}
+
+
+def test_a_message_of_long_ago_is_lost_whatever_the_broker_says(relay: Relay, sent: str) -> None:
+    grow_older(settings.JOBS_SENT_TIMEOUT + timedelta(minutes=1))
+    relay.rescue()
+    assert states() == {Job.State.QUEUED}
+
+
+def test_a_needless_second_message_is_dropped(relay: Relay, valkey: redis.Redis, sent: str) -> None:
+    bench = Bench()
+    ledger.resend(before=timezone.now() + timedelta(seconds=1))
+    [message] = bench.send()
+    bench.deliver(message)
+    bench.deliver(message)
+    assert Job.objects.get().attempts == 1
+    assert states() == {Job.State.SUCCEEDED}
+
+
+def test_jobs_of_dead_workers_are_handed_on(relay: Relay, settings: Any) -> None:
+    settings.JOBS_LEASE = timedelta(0)
+    lab_nothing.delay()
+    claim(Job.objects.get().pk)
+    relay.rescue()
+    assert states() == {Job.State.QUEUED}
