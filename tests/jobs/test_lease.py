@@ -94,7 +94,7 @@ def test_a_beat_without_a_database_is_only_missed(
 ) -> None:
     closed = Mock()
     monkeypatch.setattr(lease, "renew_leases", _away)
-    monkeypatch.setattr(lease.connection, "close", closed)
+    monkeypatch.setattr("apps.jobs.lease.connection.close", closed)
     step._beat(parent)
     assert "Leases were not renewed" in caplog.text
     closed.assert_called_once()

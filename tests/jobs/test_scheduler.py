@@ -118,7 +118,7 @@ def test_a_beat_that_does_not_lead_starts_nothing_and_asks_again_soon(beat: Ledg
 
     other.close()
     # The server lets go of a session's lock a moment after the session is over.
-    assert wait_for(beat.leadership.hold, timeout=10)
+    assert wait_for(beat.leadership.hold, 10)
     beat.tick()
     assert len(started()) == 1
 

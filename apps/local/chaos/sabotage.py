@@ -4,7 +4,7 @@ Which one is named by an environment variable that only the processes of such a 
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,6 +14,7 @@ from django.db import connection
 from apps.jobs import ledger
 from apps.jobs.models import Job
 from apps.jobs.relay import Relay
+from apps.payments import client
 from apps.payments import services as payments
 from apps.payments.client import Intent
 from apps.payments.models import Charge
@@ -39,7 +40,7 @@ def _with_any_token(transition: Callable[..., Any]) -> Callable[..., Any]:
 
 def without_rescue() -> None:
     """The relay publishes, and looks after nobody."""
-    Relay.rescue = lambda _self: None  # type: ignore[method-assign]
+    Relay.rescue = _nothing  # type: ignore[method-assign]  # the point is to break it
 
 
 def without_claim() -> None:
@@ -47,7 +48,7 @@ def without_claim() -> None:
     ledger.claim = _claim_anything
 
 
-def _claim_anything(messages: dict[UUID, int], worker_id: UUID | None) -> dict[UUID, int]:
+def _claim_anything(messages: Mapping[UUID, int], worker_id: UUID | None) -> dict[UUID, int]:
     with connection.cursor() as cursor:
         cursor.execute(
             "UPDATE jobs_job SET state = 'running', token = token + 1, attempts = attempts + 1, worker_id = %s,"
@@ -60,7 +61,11 @@ def _claim_anything(messages: dict[UUID, int], worker_id: UUID | None) -> dict[U
 
 def without_letters() -> None:
     """A job dies, and nobody is told."""
-    ledger.write_letter = lambda _job, _failure: None
+    ledger.write_letter = _nothing
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """What stands where a safeguard stood."""
 
 
 def without_idempotency() -> None:
@@ -68,9 +73,9 @@ def without_idempotency() -> None:
     payments._intent_of = _new_intent  # noqa: SLF001 - the point is to break it
 
 
-def _new_intent(charge: Charge, _now: object) -> Intent:
+def _new_intent(charge: Charge, *_: Any, **__: Any) -> Intent:
     purse, metadata = payments._purse(charge), payments._metadata(charge)  # noqa: SLF001
-    intent = payments.client.create_intent(purse, metadata=metadata, key=uuid4().hex)
+    intent = client.create_intent(purse, metadata=metadata, key=uuid4().hex)
     charge.payment_intent = intent.id
     return intent
 

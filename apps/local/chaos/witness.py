@@ -41,7 +41,7 @@ class Witness:
 
     def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
         with self._connection() as connection:
-            return connection.execute(query, values or None).fetchall()  # type: ignore[arg-type]
+            return connection.execute(query, values or None).fetchall()
 
     def value(self, query: str, *values: Any) -> Any:
         [row] = self.rows(query, *values)
@@ -49,7 +49,7 @@ class Witness:
 
     def run(self, statement: str, *values: Any) -> int:
         with self._connection() as connection:
-            return connection.execute(statement, values or None).rowcount  # type: ignore[arg-type]
+            return connection.execute(statement, values or None).rowcount
 
     @contextmanager
     def _connection(self) -> Iterator[psycopg.Connection[dict[str, Any]]]:
