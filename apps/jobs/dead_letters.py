@@ -25,7 +25,6 @@ from apps.jobs.failures import Failure, plain
 from apps.jobs.ids import job_id_of
 from apps.jobs.models import DeadLetter, Job
 
-
 # By the names that apply_async has for them, and those that a message has.
 CONTINUATIONS = {"link": "callbacks", "link_error": "errbacks", "chain": "chain"}
 
