@@ -89,7 +89,7 @@ MONEY = Chapter(
             "and a double click is one replay.",
             module="apps/jobs/dead_letters.py",
             task="tasks.charge_customer",
-            proof="tests/acceptance/test_every_end_is_a_letter.py",
+            proof="tests/jobs/test_dead_letters.py",
             run=Act(money.decline, money.declined_for_good),
             break_=Act(money.replay_twice, money.replayed_once),
         ),
