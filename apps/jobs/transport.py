@@ -33,6 +33,16 @@ class Client(redis.Redis):
 
 
 class Channel(kombu_redis.Channel):
+    _shared_client: Any = None
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """kombu makes a client for each command, which takes longer than the command. A pool needs only one."""
+        if asynchronous:  # for what blocks: these have a connection to themselves
+            return super()._create_client(asynchronous=True)  # type: ignore[no-untyped-call]
+        if self._shared_client is None or self._shared_client.connection_pool is not self.pool:
+            self._shared_client = super()._create_client()  # type: ignore[no-untyped-call]
+        return self._shared_client
+
     def _connparams(self, asynchronous: bool = False) -> Any:
         """A closed channel has no address, which must look like what it is: a lost connection.
 
