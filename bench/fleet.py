@@ -5,8 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,13 @@ def fleet(logs: Path) -> Iterator[Fleet]:
     """Everything is up when this yields, and waits."""
     django = dict(os.environ)
     no_django = {name: value for name, value in django.items() if name != "DJANGO_SETTINGS_MODULE"}
-    with ExitStack() as stack:
+    processes: list[subprocess.Popen[bytes]] = []
 
-        def start(name: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-            return stack.enter_context(running(command, logs / f"{name}.log", environment))
+    def start(name: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        processes.append(spawn(command, log=logs / f"{name}.log", cwd=ROOT, env=environment))
+        return processes[-1]
 
+    try:
         start("relay", [sys.executable, "manage.py", "relay"], django)
         nightshift = start("nightshift", worker("nightshift", "config", "--include", "bench.tasks"), django)
         bare = start("plain", worker("plain", "bench.plain"), no_django)
@@ -87,6 +89,8 @@ def fleet(logs: Path) -> Iterator[Fleet]:
         if not wait_for(lambda: workers.plain.is_up() and workers.nightshift.is_up(), PATIENCE):
             raise NotUp(f"The workers are not up after {PATIENCE:.0f} s (see {logs}).")
         yield workers
+    finally:
+        stop(processes)
 
 
 def worker(name: str, app: str, *options: str) -> list[str]:
@@ -95,12 +99,10 @@ def worker(name: str, app: str, *options: str) -> list[str]:
     return [celery, "-A", app, "worker", *idle, *options]
 
 
-@contextmanager
-def running(command: list[str], log: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    process = spawn(command, log=log, cwd=ROOT, env=environment)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            kill_tree(psutil.Process(process.pid), signal.SIGTERM)
+def stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    going = [process for process in processes if process.poll() is None]
+    for process in going:
+        process.terminate()
+    for process in going:
+        kill_tree(psutil.Process(process.pid), signal.SIGTERM)
         process.wait()
