@@ -116,7 +116,10 @@ def check(message: Any) -> None:
         raise BadMessage("The message has no headers.")
     if "task" in headers:
         _check_headers(headers)
-        _check_body(_decoded(message))
+        payload = _decoded(message)
+        _check_body(payload)
+        if not headers.get("ledger"):
+            _check_characters(payload)
 
 
 def _check_headers(headers: dict[str, Any]) -> None:
@@ -158,3 +161,10 @@ def _check_body(payload: Any) -> None:
         raise BadMessage("The keyword arguments are not a mapping.")
     if embed is not None and not isinstance(embed, dict):
         raise BadMessage("The options are not a mapping.")
+
+
+def _check_characters(payload: Any) -> None:
+    """Of a message from a producer that does not know the ledger: its arguments are about to get a row there."""
+    arguments = list(payload[:2])
+    if dead_letters.storable(arguments) != arguments:
+        raise BadMessage("The arguments hold a character that PostgreSQL cannot store.")

@@ -40,8 +40,8 @@ def write_for_request(request: Any, failure: Failure) -> None:
         job_id=job_id_of(request.id),
         durable=False,
         task=request.task_name,
-        args=_storable(list(request.args or ())),
-        kwargs=_storable(dict(request.kwargs or {})),
+        args=storable(list(request.args or ())),
+        kwargs=storable(dict(request.kwargs or {})),
         options={option: embed[name] for option, name in CONTINUATIONS.items() if embed.get(name)},
         queue=(request.delivery_info or {}).get("routing_key") or "",
         attempts=request.request_dict.get("retries", 0) + 1,
@@ -58,8 +58,8 @@ def write_for_message(message: Any, failure: Failure) -> None:
     DeadLetter.objects.create(
         durable=False,
         task=plain(str(task), 255),
-        args=_storable(args),
-        kwargs=_storable(kwargs),
+        args=storable(args),
+        kwargs=storable(kwargs),
         queue=str((message.delivery_info or {}).get("routing_key") or "")[:100],
         **failure.as_letter(str(task)),
     )
@@ -75,14 +75,14 @@ def _arguments(message: Any) -> tuple[list[Any], dict[str, Any]]:
         return [body[:20_000].decode("utf-8", "replace").replace("\x00", "�")], {}
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
     """JSON allows a NUL and half a character in a text, and PostgreSQL does not: the message must not get stuck."""
     if isinstance(value, str):
         return plain(value)
     if isinstance(value, dict):
-        return {plain(str(key)): _storable(inner) for key, inner in value.items()}
+        return {plain(str(key)): storable(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_storable(inner) for inner in value]
+        return [storable(inner) for inner in value]
     return value
 
 

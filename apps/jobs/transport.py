@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import redis
 from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
 
 UNREADABLE = "application/x-unreadable"
 # What a dead letter shows of it is for a person; the rest may be megabytes.
@@ -32,7 +33,21 @@ class Client(redis.Redis):
         return response
 
 
+class QoS(kombu_redis.QoS):
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Note that the message is being worked on.
+
+        A broker whose memory is full gives messages away and lets nobody note so, which makes Celery's worker exit with
+        the message in its hands. It is worked on all the same: should this worker die, the ledger sends its job again.
+        """
+        try:
+            super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
+        except redis.exceptions.OutOfMemoryError:
+            virtual.QoS.append(self, message, delivery_tag)
+
+
 class Channel(kombu_redis.Channel):
+    QoS = QoS
     _shared_client: Any = None
 
     def _create_client(self, asynchronous: bool = False) -> Any:
@@ -61,6 +76,8 @@ class Channel(kombu_redis.Channel):
 
 class Transport(kombu_redis.Transport):
     Channel = Channel
+    # A worker that starts, or connects again, while the broker's memory is full waits instead of giving up.
+    connection_errors = (*kombu_redis.Transport.connection_errors, redis.exceptions.OutOfMemoryError)
 
 
 def readable(item: bytes | str) -> bytes | str:

@@ -83,6 +83,7 @@ UNUSABLE: dict[str, bytes] = {
     "task is unknown and its argument is half a character": packed(
         headers={"task": "tasks.of_the_next_release"}, body=[["\ud800"], {}, {}]
     ),
+    "task is durable and its argument has a NUL": packed(headers={"task": "tasks.lab_fail"}, body=[["\x00"], {}, {}]),
     "id is missing": packed(without="id"),
     "id is a number": packed(headers={"id": 42}),
     "retries are a word": packed(headers={"retries": "many"}),

@@ -5,6 +5,7 @@ import redis
 from celery import current_app
 from django.db import transaction
 from kombu.exceptions import BatchPublishError
+from kombu.transport import redis as kombu_redis
 
 from apps.jobs.models import Job
 from apps.jobs.relay import Relay
@@ -19,6 +20,20 @@ def test_using_a_channel_that_was_closed_under_us_is_a_lost_connection_and_no_re
     connection.close()
     with pytest.raises(redis.ConnectionError), channel.conn_or_acquire():
         pass
+
+
+def test_a_message_that_a_full_broker_cannot_note_as_taken_is_worked_on_all_the_same(
+    valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise redis.exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
+
+    monkeypatch.setattr(kombu_redis.QoS, "append", full)
+    with current_app.connection_for_write() as connection:
+        channel = connection.default_channel
+        channel.qos.append("a message", "its tag")
+        assert channel.qos._delivered == {"its tag": "a message"}
+        assert issubclass(redis.exceptions.OutOfMemoryError, connection.connection_errors)
 
 
 @pytest.mark.django_db(transaction=True)
