@@ -7,6 +7,7 @@ yields the seconds until it wants to go on, and returns what it hit. `choice` (0
 import json
 import signal
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +18,7 @@ from uuid import uuid4
 import psutil
 import psycopg
 import redis
+from django.db import close_old_connections
 from django.utils import timezone
 
 from apps.local.chaos import malformed, mix
@@ -48,6 +50,7 @@ class Fault:
 
 
 FAULTS: dict[str, Fault] = {}
+DESK = ThreadPoolExecutor(max_workers=1, thread_name_prefix="desk")
 
 # Past the lease (4 s), the rescue (1 s) and the new start of the job elsewhere.
 FROZEN_SECONDS = 7.0
@@ -77,6 +80,20 @@ def until_busy(world: World, worker: str) -> Generator[float, None, int]:
     while not waited_long_enough():
         yield A_LOOK
     return world.running_on(worker)
+
+
+def ask_for(world: World, wish: Callable[[], list[Promise]]) -> Generator[float, None, list[Promise]]:
+    """Record jobs in a thread: another strike of this very thread may hold a lock that the INSERT waits for."""
+    asked = DESK.submit(_record, world, wish)
+    while not asked.done():
+        yield A_LOOK
+    return asked.result()
+
+
+def _record(world: World, wish: Callable[[], list[Promise]]) -> list[Promise]:
+    # The connection may be one to a database that was restarted since.
+    close_old_connections()
+    return record(world.journal, wish)
 
 
 # --- Workers ----------------------------------------------------------------------------------------------------------
@@ -142,7 +159,7 @@ def kill_while_fetching(world: World, _choice: float) -> Course:
     taken = 0
     while not taken and not tried_often_enough():
         family = world.fleet.suspend(LOW)
-        asked = record(world.journal, lambda: [mix.promise(lab.lab_nothing.apply_async(queue="low"), "fetched")])
+        asked = yield from ask_for(world, lambda: [mix.promise(lab.lab_nothing.apply_async(queue="low"), "fetched")])
         yield HANDED_OVER
         taken = len(asked) if _queue_is_empty(world, "low") else 0
         if not taken:
@@ -155,7 +172,7 @@ def kill_while_fetching(world: World, _choice: float) -> Course:
 
 def _queue_is_empty(world: World, queue: str) -> bool:
     with suppress(redis.RedisError), world.broker() as client:
-        return client.llen(queue) == 0
+        return bool(client.llen(queue) == 0)
     return False
 
 
@@ -369,14 +386,14 @@ fault("mail server says come later", resource="mail", seconds=10)(switch_on("mai
 
 @fault("a task that segfaults each time", resource="jobs", seconds=5)
 def record_poison(world: World, _choice: float) -> Course:
-    asked = record(world.journal, lambda: [mix.promise(chaos.segfault.delay(), "poison", mix.DEAD)])
+    asked = yield from ask_for(world, lambda: [mix.promise(chaos.segfault.delay(), "poison", mix.DEAD)])
     yield 1.0
     return Hit(len(asked), "jobs")
 
 
 @fault("run_at an hour ahead", resource="jobs", seconds=5)
 def record_ahead(world: World, _choice: float) -> Course:
-    asked = record(world.journal, _an_hour_ahead)
+    asked = yield from ask_for(world, _an_hour_ahead)
     world.ahead += [promise.job_id for promise in asked]
     yield 1.0
     return Hit(len(asked), "jobs")

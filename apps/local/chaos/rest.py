@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from celery import current_app
+from django.db import close_old_connections
 
 from apps.local.chaos.attack import Regularly
 from apps.local.chaos.audit import Violation
@@ -33,6 +34,7 @@ class Rest:
         self.world.fleet.remove(*BEATS)
         self._drain()
         untouched = self._let_go_of_those_ahead()
+        close_old_connections()
         silent = self._canaries()
         self._drain()
         return untouched, silent
