@@ -147,6 +147,8 @@ def as_message(app: Celery, job: Due) -> Any:
         parent_id=job.parent_id and str(job.parent_id),
         argsrepr=options.pop("argsrepr", None) or repr(sensitive.mask(job.args)),
         kwargsrepr=options.pop("kwargsrepr", None) or repr(sensitive.mask(job.kwargs)),
+        # Celery's default here is False, which would overrule the task.
+        ignore_result=options.pop("ignore_result", None),
         create_sent_event=False,
         **options,
     )

@@ -57,6 +57,18 @@ def test_a_result_is_kept_where_someone_reads_it(bench: Bench) -> None:
     assert (kept.get(), dropped.get()) == (3, None)
 
 
+@shared_task(name="tests.return_what_nobody_reads")
+def return_what_nobody_reads() -> object:
+    return object()
+
+
+def test_a_result_that_nobody_reads_is_dropped_whatever_it_is(bench: Bench) -> None:
+    result = return_what_nobody_reads.delay()
+    bench.run_all()
+    job = bench.job(result)
+    assert (job.state, job.result) == (Job.State.SUCCEEDED, None)
+
+
 def test_a_result_that_is_no_json_is_a_dead_letter(bench: Bench) -> None:
     result = lab_bad_result.delay()
     bench.run_all()
