@@ -10,13 +10,14 @@ from typing import Any
 
 import psycopg
 from django.conf import settings
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connections
 
 
 def run(statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
     """Execute on Django's connection, in its transaction; returns the rows. Raises Django's own database errors."""
-    connection.ensure_connection()
-    connection.validate_no_broken_transaction()
-    with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+    database = connections[DEFAULT_DB_ALIAS]  # once: each look at Django's `connection` goes through two proxies
+    database.ensure_connection()
+    database.validate_no_broken_transaction()
+    with database.wrap_database_errors, psycopg.Cursor(database.connection) as cursor:
         cursor.execute(statement, parameters, prepare=settings.JOBS_PREPARE_STATEMENTS)
         return cursor.fetchall()
