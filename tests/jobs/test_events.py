@@ -1,17 +1,17 @@
 """What a worker tells the world of its jobs leaves in batches."""
 
+import time
 from unittest.mock import Mock
 
 import pytest
 
-from apps.jobs import consumer as consumer_module
 from apps.jobs.consumer import EVENTS_EVERY, JobConsumer
 
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> Mock:
     clock = Mock(return_value=100.0)
-    monkeypatch.setattr(consumer_module.time, "monotonic", clock)
+    monkeypatch.setattr(time, "monotonic", clock)
     return clock
 
 
