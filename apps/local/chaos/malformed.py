@@ -45,7 +45,7 @@ def good_envelope(marker: str) -> Envelope:
         },
         "properties": {
             "correlation_id": job_id,
-            "reply_to": str(uuid4()),
+            "reply_to": marker,
             "delivery_mode": 2,
             "delivery_info": {"exchange": "", "routing_key": "default"},
             "priority": 0,
