@@ -1,6 +1,6 @@
 """A whole installation of its own: PostgreSQL, Valkey, a relay and workers, all of which a test may kill.
 
-Everything that waits in production waits for seconds here: a lease is four, a grace two.
+Everything that waits in production waits for seconds here: a lease is four, a grace one.
 """
 
 import os
@@ -24,16 +24,18 @@ from kombu import Connection
 from apps.jobs.models import Job, Worker
 from apps.local.children import family_of, spawn
 from apps.local.places import ROOT
-from apps.local.postgres import FAST_AND_LOOSE, PostgresServer
+from apps.local.postgres import PostgresServer
 from apps.local.valkey import ValkeyServer
 from apps.local.waiting import wait_for
 
 # The machine may be doing many other things; a test goes on as soon as its condition holds.
 PATIENCE = 60.0
+# A crash of the server must not lose what it has committed; a crash of the machine may.
+KEPT_IN_MEMORY = MappingProxyType({"fsync": "off", "full_page_writes": "off"})
 SHORT_WAITS = {
     "JOBS_LEASE_SECONDS": "4",
     "JOBS_RESCUE_SECONDS": "0.5",
-    "JOBS_SHUTDOWN_GRACE_SECONDS": "2",
+    "JOBS_SHUTDOWN_GRACE_SECONDS": "1",
     "JOBS_UNKNOWN_TASK_GRACE_SECONDS": "3",
     "JOBS_UNKNOWN_TASK_SECONDS": "0.5",
 }
@@ -58,7 +60,7 @@ def eventually(condition: Callable[[], Any], timeout: float = PATIENCE, describe
 class Site:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.postgres = PostgresServer(folder / "postgres", password="postgres", settings=FAST_AND_LOOSE)
+        self.postgres = PostgresServer(folder / "postgres", password="postgres", settings=KEPT_IN_MEMORY)
         self.valkey = ValkeyServer(folder / "valkey", password="valkey")
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 

@@ -79,6 +79,14 @@ def test_a_broker_only_job_that_ends_badly_leaves_a_letter(
     assert not Job.objects.filter(pk=broker_only_jobs[how]).exists()
 
 
+def test_a_job_that_kills_each_child_that_runs_it_gets_so_many_and_no_more(site: Site, durable_jobs: Started) -> None:
+    job_id = durable_jobs["child killed"]
+    eventually(lambda: letter_of(job_id))
+    job = Job.objects.get(pk=job_id)
+    assert job.crashes == ledger.crashes_allowed(job)
+    assert job.attempts == job.crashes + 1 == len(job.errors)
+
+
 def test_no_way_to_end_takes_the_worker_along(site: Site, durable_jobs: Started, broker_only_jobs: Started) -> None:
     pid = site.pid("worker")
     eventually(site.is_idle, describe=lambda: list(Job.objects.filter(state__in=Job.LIVE).values_list("task", "state")))
