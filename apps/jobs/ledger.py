@@ -248,13 +248,22 @@ def next_due(queues: Iterable[str]) -> float | None:
 
 # --- Worker -----------------------------------------------------------------------------------------------------------
 
+# A claim, and an end that is a transaction by itself, need not wait for the disk: if PostgreSQL crashes in that moment
+# it forgets them, and the job runs again, as after any crash. What others rely on is never hurried like this: not a
+# job's acceptance, and not the work of a transaction around (the setting then is what it was).
+WITHOUT_WAITING = """
+    (SELECT set_config(
+        'synchronous_commit', CASE WHEN %s THEN 'off' ELSE current_setting('synchronous_commit') END, true
+    )) AS quick
+"""
+
 # A message may be older than its row: of a retry that waits for its time, or of a queue that was paused since.
 CLAIM = f"""
     UPDATE jobs_job AS job
     SET state = 'running', attempts = attempts + 1, token = token + 1, worker_id = %s, started_at = clock_timestamp(),
         lease_until = clock_timestamp() + %s,
         unique_key = CASE WHEN unique_until = 'started' THEN NULL ELSE unique_key END
-    FROM unnest(%s::uuid[], %s::int[]) AS message (id, retries)
+    FROM unnest(%s::uuid[], %s::int[]) AS message (id, retries), {WITHOUT_WAITING}
     WHERE job.id = message.id AND job.retries = message.retries
       AND (state = 'sent' OR state = 'queued' AND run_at <= statement_timestamp())
       AND (expires_at IS NULL OR expires_at > statement_timestamp())
@@ -268,7 +277,18 @@ def claim(messages: Mapping[UUID, int], worker_id: UUID | None) -> dict[UUID, in
 
     An id that is missing from the answer is a duplicate, cancelled, expired or paused: its message means nothing.
     """
-    return dict(sql.run(CLAIM, [worker_id, settings.JOBS_LEASE, list(messages), list(messages.values())]))
+    return dict(
+        sql.run(
+            CLAIM,
+            [
+                worker_id,
+                settings.JOBS_LEASE,
+                list(messages),
+                list(messages.values()),
+                not connection.in_atomic_block,
+            ],
+        )
+    )
 
 
 def refuse(job_id: UUID) -> str:
@@ -301,6 +321,7 @@ ENDED = """
 
 SUCCEED = f"""
     UPDATE jobs_job SET state = 'succeeded', result = %s::jsonb, {ENDED}
+    FROM {WITHOUT_WAITING}
     WHERE id = %s AND token = %s AND state = 'running'
     RETURNING id
 """
@@ -308,7 +329,8 @@ SUCCEED = f"""
 
 def succeed(job_id: UUID, token: int, result: Any = None) -> None:
     """running → succeeded. Raises `LeaseLost`, and has changed nothing, if the token is no longer the job's."""
-    if not sql.run(SUCCEED, [None if result is None else dumps(result), job_id, token]):
+    kept = None if result is None else dumps(result)
+    if not sql.run(SUCCEED, [kept, not connection.in_atomic_block, job_id, token]):
         raise LeaseLost(f"Job {job_id} is no longer ours to end (token {token}).")
 
 
