@@ -22,8 +22,9 @@ PASSWORD = "a-password-for-tests"
 os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    """Closed after the last page: its event loop runs in this thread, where nobody else could run one."""
     if not CHROMIUM.exists():
         sentence = f"These tests need a browser, and {CHROMIUM} is not there. Install Chromium, or set CHROMIUM."
         pytest.fail(sentence) if os.environ.get("CI") == "true" else pytest.skip(sentence)
