@@ -22,6 +22,10 @@ def without_a_letter(jobs: dict[str, UUID]) -> list[str]:
     return [how for how, job_id in jobs.items() if job_id not in written]
 
 
+def lines(site: Site, name: str) -> list[str]:
+    return site.log(name).read_text(errors="replace").splitlines()
+
+
 def fail_together(site: Site, gate: Path, start: Callable[[str, Any], str]) -> dict[str, UUID]:
     """Start one job for every way to end, and let them all end while PostgreSQL is stopped."""
     jobs = {how: UUID(start(how, {"gate": str(gate)})) for how in ENDS}
@@ -33,7 +37,7 @@ def fail_together(site: Site, gate: Path, start: Callable[[str, Any], str]) -> d
 
 def test_a_durable_job_that_ends_badly_just_then_still_leaves_its_letter(site: Site, tmp_path: Path) -> None:
     jobs = fail_together(site, tmp_path / "gate", lambda how, kwargs: DURABLE[how].delay(**kwargs).id)
-    eventually(lambda: "database" in site.last_words("relay") or "connection" in site.last_words("relay"))
+    eventually(lambda: any("Hard time limit" in line for line in lines(site, "worker")))
     site.postgres.start()
     eventually(lambda: not without_a_letter(jobs), describe=lambda: (without_a_letter(jobs), site.last_words("worker")))
     assert Job.objects.filter(pk__in=jobs.values(), state=Job.State.DEAD).count() == ALL
@@ -42,7 +46,7 @@ def test_a_durable_job_that_ends_badly_just_then_still_leaves_its_letter(site: S
 def test_a_broker_only_job_that_ends_badly_just_then_still_leaves_its_letter(site: Site, tmp_path: Path) -> None:
     start = lambda how, kwargs: site.publish(BROKER_ONLY[how], kwargs=kwargs).id  # noqa: E731
     jobs = fail_together(site, tmp_path / "gate", start)
-    eventually(lambda: "cannot be written yet" in site.log("worker").read_text())
+    eventually(lambda: any("hard_limit" in line and "cannot be written yet" in line for line in lines(site, "worker")))
     site.postgres.start()
     eventually(lambda: not without_a_letter(jobs), describe=lambda: (without_a_letter(jobs), site.last_words("worker")))
 
