@@ -1,13 +1,20 @@
 """The transport's own economy; what it makes of bad envelopes is in `test_consumer.py`."""
 
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
 import redis
 from celery import current_app
 from kombu import Connection
+from kombu.simple import SimpleQueue
 
 from apps.jobs.transport import Channel
 
 
-def open_channel(connection: Connection) -> Channel:
+def open_channel(connection: Connection) -> Any:
+    """kombu carries no types."""
     channel = connection.default_channel
     assert isinstance(channel, Channel)
     return channel
@@ -29,8 +36,81 @@ def test_after_its_pools_were_closed_a_channel_takes_a_client_of_the_new_pool(va
     with current_app.connection_for_write() as connection:
         channel = open_channel(connection)
         before = channel._create_client()
-        channel._disconnect_pools()  # type: ignore[no-untyped-call]
+        channel._disconnect_pools()
         after = channel._create_client()
         assert after is not before
         assert after.connection_pool is channel.pool
         assert after.ping()
+
+
+class Loop:
+    """Celery's event loop, whose time passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], None]] = []
+
+    def call_later(self, seconds: float, action: Callable[[], None]) -> None:
+        self.due.append(action)
+
+    def pass_time(self) -> None:
+        due, self.due = self.due, []
+        for action in due:
+            action()
+
+
+@pytest.fixture
+def loop() -> Loop:
+    return Loop()
+
+
+@pytest.fixture
+def channel(valkey: redis.Redis, loop: Loop) -> Iterator[Any]:
+    """Of a worker with an event loop, which has fetched three messages."""
+    with current_app.connection_for_write() as connection:
+        channel = open_channel(connection)
+        channel.connection.event_loop = loop
+        queue = SimpleQueue(connection, "default")
+        for number in range(3):
+            queue.put(number)
+        yield channel
+        queue.close()
+
+
+def fetch(channel: Any, jobs: int) -> list[str]:
+    return [channel.basic_get("default").delivery_tag for _ in range(jobs)]
+
+
+def test_many_messages_are_acknowledged_in_one_go(channel: Any, loop: Loop, valkey: redis.Redis) -> None:
+    for tag in fetch(channel, 3):
+        channel.basic_ack(tag)
+    assert valkey.hlen("unacked") == 3
+    assert len(loop.due) == 1
+    loop.pass_time()
+    assert valkey.hlen("unacked") == valkey.zcard("unacked_index") == 0
+
+
+def test_a_slot_is_free_before_its_message_is_acknowledged(channel: Any) -> None:
+    channel.basic_qos(0, 1)
+    [tag] = fetch(channel, 1)
+    assert not channel.qos.can_consume()
+    channel.basic_ack(tag)
+    assert channel.qos.can_consume()
+
+
+def test_a_channel_that_closes_acknowledges_what_is_settled_and_hands_back_the_rest(
+    channel: Any, valkey: redis.Redis
+) -> None:
+    settled, _ = fetch(channel, 2)
+    channel.basic_ack(settled)
+    channel.close()
+    assert valkey.hlen("unacked") == 0
+    assert valkey.llen("default") == 2
+
+
+def test_another_thread_acknowledges_at_once(channel: Any, loop: Loop, valkey: redis.Redis) -> None:
+    [tag] = fetch(channel, 1)
+    thread = threading.Thread(target=channel.basic_ack, args=[tag])
+    thread.start()
+    thread.join()
+    assert valkey.hlen("unacked") == 0
+    assert loop.due == []
