@@ -144,7 +144,9 @@ def terminate_worker(world: World, choice: float) -> Course:
 
 @fault("worker frozen past its lease", resource="workers", seconds=9)
 def freeze_worker(world: World, choice: float) -> Course:
+    """It is given jobs that run for long enough elsewhere that it wakes up while they do."""
     worker = pick(choice, PREFORK)
+    yield from ask_for(world, lambda: [mix.promise(chaos.token.delay(seconds=5), "token") for _ in range(4)])
     running = yield from until_busy(world, worker)
     family = world.fleet.suspend(worker)
     yield FROZEN_SECONDS

@@ -70,12 +70,13 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 def without_idempotency() -> None:
     """Each attempt at a charge asks Stripe anew, under a key of its own."""
+    Charge.idempotency_key = property(lambda _charge: uuid4().hex)  # type: ignore[assignment,method-assign]
     payments._intent_of = _new_intent  # noqa: SLF001 - the point is to break it
 
 
 def _new_intent(charge: Charge, *_: Any, **__: Any) -> Intent:
     purse, metadata = payments._purse(charge), payments._metadata(charge)  # noqa: SLF001
-    intent = client.create_intent(purse, metadata=metadata, key=uuid4().hex)
+    intent = client.create_intent(purse, metadata=metadata, key=charge.idempotency_key)
     charge.payment_intent = intent.id
     return intent
 

@@ -16,7 +16,8 @@ from apps.local.waiting import wait_for
 
 # Seven processes start at once, on two cores that others may use too.
 PATIENCE = 90.0
-POOL_SIZE = 3
+# Half of the jobs in the mix sleep for a second or two.
+POOL_SIZE = 6
 GREENLETS = 20
 
 
