@@ -1,0 +1,106 @@
+"""What happens to the broker, and to the messages in it."""
+
+import json
+from random import Random
+from typing import Any
+from uuid import uuid4
+
+from apps.local.chaos import malformed
+from apps.local.chaos.faults.strike import Course, Hit, fault
+from apps.local.chaos.world import World, until
+
+DUPLICATES = 10
+
+
+@fault("broker restarted", resource="broker", seconds=5)
+def restart_broker(world: World, _choice: float) -> Course:
+    world.valkey.restart()
+    yield 3.0
+    return Hit(1, "restarts")
+
+
+@fault("broker killed (kill -9)", resource="broker", seconds=5)
+def kill_broker(world: World, _choice: float) -> Course:
+    world.valkey.kill9()
+    world.valkey.start()
+    yield 3.0
+    return Hit(1, "kills")
+
+
+@fault("broker wiped (FLUSHALL)", resource="broker", seconds=4)
+def wipe_broker(world: World, _choice: float) -> Course:
+    messages = world.in_broker()
+    with world.broker() as client:
+        client.flushall()
+    yield 2.0
+    return Hit(messages, "messages")
+
+
+@fault("broker's memory full", resource="broker", seconds=8)
+def fill_broker(world: World, _choice: float) -> Course:
+    with world.broker() as client:
+        client.config_set("maxmemory", "1")
+        yield 6.0
+        client.config_set("maxmemory", world.valkey.settings["maxmemory"])
+    return Hit(1, "times")
+
+
+@fault("broker away for 20 s", resource="broker", seconds=23)
+def stop_broker(world: World, _choice: float) -> Course:
+    world.valkey.stop()
+    yield 20.0
+    world.valkey.start()
+    return Hit(20, "seconds")
+
+
+@fault("broker frozen", resource="broker", seconds=9)
+def freeze_broker(world: World, _choice: float) -> Course:
+    before = len(world.journal.orders)
+    world.valkey.suspend()
+    yield 7.0
+    world.valkey.resume()
+    return Hit(len(world.journal.orders) - before, "orders placed meanwhile")
+
+
+@fault("messages duplicated ten times", resource="broker", seconds=6)
+def duplicate_messages(world: World, _choice: float) -> Course:
+    """At once, and again when the jobs have ended."""
+    copies = _messages_at_hand(world)
+    _push_again(world, copies)
+    yield 4.0
+    _push_again(world, copies)
+    return Hit(len(copies), "messages")
+
+
+def _messages_at_hand(world: World) -> list[dict[str, Any]]:
+    with world.broker() as client:
+        unacked = [json.loads(item)[0] for item in client.hvals("unacked")]
+        waiting = [json.loads(item) for queue in ("default", "io", "low") for item in client.lrange(queue, 0, 20)]
+    return [message for message in unacked + waiting if message["headers"].get("ledger")]
+
+
+def _push_again(world: World, messages: list[dict[str, Any]]) -> None:
+    """Each with a delivery tag of its own, as a second sending would have."""
+    with world.broker() as client:
+        for message in messages * DUPLICATES:
+            copy = {**message, "properties": {**message["properties"], "delivery_tag": str(uuid4())}}
+            client.lpush(message["properties"]["delivery_info"]["routing_key"], json.dumps(copy))
+
+
+@fault("every kind of malformed message", resource="broker", seconds=12)
+def send_malformed(world: World, choice: float) -> Course:
+    """The broker is left in peace until all of them are settled: a wiped broker may lose what is in no ledger."""
+    kinds = Random(choice).sample(sorted(malformed.KINDS), len(malformed.KINDS))
+    with world.broker() as client:
+        for kind in kinds:
+            item, message = malformed.malformed(kind)
+            client.lpush("default", item)
+            world.journal.bad_message(message)
+    settled = until(lambda: _is_empty(world), 30)
+    while not settled():
+        yield 0.5
+    return Hit(len(kinds), "messages")
+
+
+def _is_empty(world: World) -> bool:
+    return world.in_broker() == 0

@@ -1,0 +1,79 @@
+"""What a fault is, and what several of them need.
+
+A fault is a generator, so that several can be under way at once and the run can look after its processes meanwhile: it
+strikes, yields the seconds until it wants to go on, undoes what has to be undone, and returns what it hit. `choice` (0
+to 1) picks the victim.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from django.db import close_old_connections
+
+from apps.local.chaos.journal import Promise
+from apps.local.chaos.plan import Kind
+from apps.local.chaos.producer import record
+from apps.local.chaos.world import World, until
+
+T = TypeVar("T")
+
+# A worker needs two or three seconds of processor time to start.
+RESTART_SECONDS = 4.0
+A_LOOK = 0.1
+WAIT_FOR_WORK = 3.0
+
+
+@dataclass(frozen=True)
+class Hit:
+    """What a strike met: so many of these."""
+
+    number: int
+    what: str
+
+
+Course = Generator[float, None, Hit]
+
+
+@dataclass(frozen=True)
+class Fault:
+    kind: Kind
+    strike: Callable[[World, float], Course]
+
+
+FAULTS: dict[str, Fault] = {}
+DESK = ThreadPoolExecutor(max_workers=1, thread_name_prefix="desk")
+
+
+def fault(name: str, *, resource: str, seconds: float) -> Callable[[Callable[[World, float], Course]], None]:
+    def register(strike: Callable[[World, float], Course]) -> None:
+        FAULTS[name] = Fault(Kind(resource, seconds), strike)
+
+    return register
+
+
+def pick(choice: float, things: Sequence[T]) -> T:
+    return things[int(choice * len(things))]
+
+
+def until_busy(world: World, worker: str) -> Generator[float, None, int]:
+    """A strike at an idle worker shows little. Returns how many jobs it runs; 0 if it had none for long enough."""
+    waited_long_enough = until(lambda: world.running_on(worker), WAIT_FOR_WORK)
+    while not waited_long_enough():
+        yield A_LOOK
+    return world.running_on(worker)
+
+
+def ask_for(world: World, wish: Callable[[], list[Promise]]) -> Generator[float, None, list[Promise]]:
+    """Record jobs in a thread: another strike of this very thread may hold a lock that the INSERT waits for."""
+    asked = DESK.submit(_record, world, wish)
+    while not asked.done():
+        yield A_LOOK
+    return asked.result()
+
+
+def _record(world: World, wish: Callable[[], list[Promise]]) -> list[Promise]:
+    # The connection may be one to a database that was restarted since.
+    close_old_connections()
+    return record(world.journal, wish)

@@ -1,0 +1,97 @@
+"""What happens to workers."""
+
+import signal
+from contextlib import suppress
+
+import psutil
+import redis
+
+from apps.local.chaos import mix
+from apps.local.chaos import tasks as chaos
+from apps.local.chaos.faults.strike import A_LOOK, RESTART_SECONDS, Course, Hit, ask_for, fault, pick, until_busy
+from apps.local.chaos.world import LOW, PREFORK, WORKERS, World, until
+from tasks import lab
+
+# Past the lease (4 s), the rescue (1 s) and the new start of the job elsewhere.
+FROZEN_SECONDS = 7.0
+# The server hands over a message within milliseconds, if the worker had asked when it was frozen.
+HANDED_OVER = 0.5
+
+
+@fault("kill -9 of a worker and its pool", resource="workers", seconds=6)
+def kill_worker(world: World, choice: float) -> Course:
+    worker = pick(choice, WORKERS)
+    running = yield from until_busy(world, worker)
+    world.fleet.kill(worker)
+    yield RESTART_SECONDS
+    return Hit(running, "running jobs")
+
+
+@fault("kill -9 of a worker's main process", resource="workers", seconds=6)
+def kill_main_process(world: World, choice: float) -> Course:
+    """Its pool lives on for a moment and may end its jobs: nobody renews their leases."""
+    worker = pick(choice, WORKERS)
+    running = yield from until_busy(world, worker)
+    world.fleet.members[worker].struck = True
+    world.fleet.send(worker, signal.SIGKILL)
+    yield RESTART_SECONDS
+    return Hit(running, "running jobs")
+
+
+@fault("kill -9 of all pool children", resource="workers", seconds=2)
+def kill_child(world: World, choice: float) -> Course:
+    worker = pick(choice, PREFORK)
+    running = yield from until_busy(world, worker)
+    for child in world.fleet.children(worker):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    yield 1.0
+    return Hit(running, "running jobs")
+
+
+@fault("SIGTERM of a worker under load", resource="workers", seconds=10)
+def terminate_worker(world: World, choice: float) -> Course:
+    worker = pick(choice, WORKERS)
+    starts = world.fleet.members[worker].starts
+    running = yield from until_busy(world, worker)
+    world.fleet.terminate(worker)
+    stopped = until(lambda: world.fleet.restarted(worker, starts), 15)
+    while not stopped():
+        yield A_LOOK
+    return Hit(running, "running jobs")
+
+
+@fault("worker frozen past its lease", resource="workers", seconds=9)
+def freeze_worker(world: World, choice: float) -> Course:
+    """It is given jobs that run for long enough elsewhere that it wakes up while they do."""
+    worker = pick(choice, PREFORK)
+    yield from ask_for(world, lambda: [mix.promise(chaos.token.delay(seconds=5), "token") for _ in range(4)])
+    running = yield from until_busy(world, worker)
+    family = world.fleet.suspend(worker)
+    yield FROZEN_SECONDS
+    world.fleet.resume(family)
+    return Hit(running, "running jobs")
+
+
+@fault("kill -9 between fetch and registration", resource="workers", seconds=8)
+def kill_while_fetching(world: World, _choice: float) -> Course:
+    """An idle worker is frozen while it waits for a message; the server hands it one; the worker never wakes up."""
+    tried_often_enough = until(lambda: False, 8)
+    taken = 0
+    while not taken and not tried_often_enough():
+        family = world.fleet.suspend(LOW)
+        asked = yield from ask_for(world, lambda: [mix.promise(lab.lab_nothing.apply_async(queue="low"), "fetched")])
+        yield HANDED_OVER
+        taken = len(asked) if _queue_is_empty(world, "low") else 0
+        if not taken:
+            world.fleet.resume(family)
+            yield HANDED_OVER
+    world.fleet.kill(LOW)
+    yield RESTART_SECONDS
+    return Hit(taken, "messages in the window")
+
+
+def _queue_is_empty(world: World, queue: str) -> bool:
+    with suppress(redis.RedisError), world.broker() as client:
+        return bool(client.llen(queue) == 0)
+    return False
