@@ -158,15 +158,16 @@ def _existing(job: NewJob) -> Recorded:
     while True:
         if Job.objects.filter(pk=job.id).exists():
             return Recorded(job.id, False)
-        _let_go_of_expired_key(job.unique_key)
-        holder = Job.objects.filter(unique_key=job.unique_key).values_list("pk", flat=True).first()
-        if holder:
-            return Recorded(holder, False)
+        if job.unique_key is not None:
+            _let_go_of_expired_key(job.unique_key)
+            holder = Job.objects.filter(unique_key=job.unique_key).values_list("pk", flat=True).first()
+            if holder:
+                return Recorded(holder, False)
         if _insert([job]):
             return Recorded(job.id, True)
 
 
-def _let_go_of_expired_key(key: str | None) -> None:
+def _let_go_of_expired_key(key: str) -> None:
     Job.objects.filter(unique_key=key, unique_expires_at__lte=timezone.now(), state__in=Job.ENDED).update(
         unique_key=None
     )
