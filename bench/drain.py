@@ -20,7 +20,7 @@ FIRST, LAST = 0.10, 0.95
 # So slow is only a worker that has stopped.
 PATIENCE = 120.0
 # Often enough to meet both ends of a round, seldom enough to leave the processor to the workers.
-LOOK_EVERY = 0.05
+LOOK_EVERY = 0.02
 
 FINISHED = "SELECT extract(epoch FROM finished_at)::float FROM jobs_job WHERE state = 'succeeded' ORDER BY finished_at"
 
