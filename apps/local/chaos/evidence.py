@@ -18,6 +18,9 @@ LETTERS = """
 ORDERS = """
     SELECT id, status, request_key, charge_job::text FROM orders_order WHERE request_key NOT LIKE 'seed-%'
 """
+HISTORY = """
+    SELECT job_id::text, was, became, token, extract(epoch FROM at)::float AS at FROM chaos_history ORDER BY number
+"""
 RUNS = "SELECT id::text FROM jobs_job WHERE task = 'chaos.tick'"
 SCHEDULE = """
     SELECT name, total_run_count, last_run_at, coalesce(extract(epoch FROM last_run_at - date_changed), 0)::float AS age
@@ -32,7 +35,7 @@ def gather(world: World, windows: list[Window], silent_workers: list[str]) -> Ev
         jobs={row["id"]: row for row in ask(JOBS)},
         letters=ask(LETTERS),
         effects=ask("SELECT job_id::text, token FROM chaos_effect"),
-        history=ask("SELECT job_id::text, was, became, token FROM chaos_history ORDER BY number"),
+        history=ask(HISTORY),
         orders=ask(ORDERS),
         charges=_charges(world),
         messages_left=world.messages(),

@@ -22,14 +22,21 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     return [line(heads), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, cells)]
 
 
-def faults_table(landed: Sequence[Landed]) -> list[str]:
+def faults_table(landed: Sequence[Landed], evidence: Evidence, violations: Sequence[Violation]) -> list[str]:
+    suspected = Counter(fault for violation in violations for fault in at_work_during(violation, evidence))
     rows = []
     for fault in sorted({each.strike.fault for each in landed}):
-        strikes = [each for each in landed if each.strike.fault == fault]
-        hits = [each.hit for each in strikes if each.hit]
-        met = f"{sum(hit.number for hit in hits)} {hits[0].what}" if hits else ""
-        rows.append([fault, len(strikes), met])
-    return table(["fault", "times", "met"], rows)
+        hits = [each.hit for each in landed if each.strike.fault == fault]
+        met = [hit for hit in hits if hit]
+        what = f"{sum(hit.number for hit in met)} {met[0].what}" if met else "nothing"
+        rows.append([fault, len(hits), what, f"{suspected[fault]} violations" if suspected[fault] else "recovered"])
+    return table(["fault", "times", "met", "outcome"], rows)
+
+
+def at_work_during(violation: Violation, evidence: Evidence) -> set[str]:
+    """The faults that a job may have to thank for its violation: those that overlap with its life."""
+    times = [move["at"] for move in evidence.history if move["job_id"] == violation.subject]
+    return {window.fault for window in evidence.windows if times and window.overlaps(times[0], times[-1])}
 
 
 def jobs_table(evidence: Evidence) -> list[str]:
@@ -55,7 +62,7 @@ def checks_table(violations: Sequence[Violation]) -> list[str]:
 def report(plan: Plan, landed: Sequence[Landed], evidence: Evidence, violations: Sequence[Violation]) -> Iterator[str]:
     journal = evidence.journal
     yield ""
-    yield from faults_table(landed)
+    yield from faults_table(landed, evidence, violations)
     yield ""
     yield from jobs_table(evidence)
     yield ""

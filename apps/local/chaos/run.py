@@ -27,6 +27,8 @@ def run(plan: Plan, folder: Path, environment: Mapping[str, str], drain: float, 
         violations = _attack_and_audit(world, plan, drain, say)
     finally:
         world.stop()
+    if not violations:
+        world.forget()
     say(f"Took {time.monotonic() - began:.0f} s. Logs, journal and plan: {folder}")
     return not violations
 

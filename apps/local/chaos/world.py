@@ -1,5 +1,6 @@
 """The system under attack: servers, third parties and processes of its own, and the eyes on them."""
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -106,12 +107,18 @@ class World:
         )
 
     def stop(self) -> None:
+        """Every process, the servers last. Their data stays."""
         self.fleet.remove("web")
         self.fleet.remove(*WORKERS)
         self.fleet.remove(*list(self.fleet))
         self.valkey.resume()
         self.valkey.stop()
         self.postgres.stop("immediate")
+
+    def forget(self) -> None:
+        """Delete the servers' data, which nobody wants to look at after a run that went well."""
+        self.postgres.remove()
+        shutil.rmtree(self.valkey.home)
 
 
 def until(condition: Callable[[], Any], seconds: float) -> Callable[[], bool]:

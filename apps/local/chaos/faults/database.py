@@ -1,7 +1,14 @@
 """What happens to PostgreSQL."""
 
+from typing import LiteralString
+
+import psycopg
+
 from apps.local.chaos.faults.strike import Course, Hit, fault
 from apps.local.chaos.world import WORKERS, World
+
+# Every process has something to commit in this time: producers, web, relays, beats and workers.
+HANGING_SECONDS = 1.5
 
 
 @fault("database restarted (fast)", resource="database", seconds=6)
@@ -18,3 +25,28 @@ def crash_database(world: World, _choice: float) -> Course:
     world.postgres.restart("immediate")
     yield 3.0
     return Hit(running, "running jobs")
+
+
+@fault("database crashed between a commit and its answer", resource="database", seconds=8)
+def crash_before_answer(world: World, _choice: float) -> Course:
+    """A commit that waits for a standby, and there is none, is written already. Whoever asked for it never hears so."""
+    settle(world, "ALTER SYSTEM SET synchronous_standby_names = '*'")
+    try:
+        yield HANGING_SECONDS
+        waiting = commits_that_wait(world)
+    finally:
+        settle(world, "ALTER SYSTEM RESET synchronous_standby_names", reload=False)
+        world.postgres.restart("immediate")
+    yield 3.0
+    return Hit(waiting, "commits without an answer")
+
+
+def settle(world: World, statement: LiteralString, *, reload: bool = True) -> None:
+    with psycopg.connect(world.environment["DATABASE_URL"], autocommit=True, connect_timeout=5) as session:
+        session.execute(statement)
+        if reload:
+            session.execute("SELECT pg_reload_conf()")
+
+
+def commits_that_wait(world: World) -> int:
+    return int(world.witness.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"))
