@@ -38,11 +38,13 @@ def kill_main_process(world: World, choice: float) -> Course:
     return Hit(running, "running jobs")
 
 
-@fault("kill -9 of all pool children", resource="workers", seconds=2)
-def kill_child(world: World, choice: float) -> Course:
+@fault("kill -9 of all pool children", resource="workers", seconds=3)
+def kill_children(world: World, choice: float) -> Course:
+    """Of a busy worker: one whose whole pool dies while it starts gives up, by Celery's design."""
     worker = pick(choice, PREFORK)
+    yield from ask_for(world, lambda: [mix.promise(lab.lab_sleep.delay(seconds=2), "lab_sleep") for _ in range(4)])
     running = yield from until_busy(world, worker)
-    for child in world.fleet.children(worker):
+    for child in world.fleet.children(worker) if running else ():
         with suppress(psutil.NoSuchProcess):
             child.kill()
     yield 1.0
