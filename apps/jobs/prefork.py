@@ -1,7 +1,8 @@
 """Celery's pool of processes, when a child dies while the broker is away.
 
 Problem. When the worker is connected again it watches all its children anew. One that has died meanwhile and is not
-replaced yet has nothing left to watch, and Celery 5.7.0 exits over it: "file descriptor is None".
+replaced yet has nothing left to watch, and Celery 5.7.0 exits over it: "file descriptor is None". It exits as well
+over a child that a job kills before the worker looks at its pool for the first time.
 
 Guarantee. Such a child is passed over. The pool replaces it at its next look, five seconds later at most.
 """
@@ -18,6 +19,10 @@ class Pool(AsynPool):
         has_died = getattr(proc, "_sentinel_poll", hub) is None
         if not has_died:
             super()._track_child_process(proc, hub)
+
+    def did_start_ok(self) -> bool:
+        """Celery asks once, at the start: a pool has failed to start if none of its children lives."""
+        return any(child.exitcode is None for child in self._pool)
 
 
 class PoolStep(bootsteps.Step):

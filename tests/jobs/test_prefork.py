@@ -23,3 +23,17 @@ def test_a_child_that_died_while_the_broker_was_away_is_not_watched_again() -> N
 
 def test_a_living_child_is_watched() -> None:
     assert watched(SimpleNamespace(_sentinel_poll=7)) == [7]
+
+
+def pool_of(*exit_codes: int | None) -> Pool:
+    pool = Pool.__new__(Pool)
+    pool._pool = [SimpleNamespace(exitcode=code) for code in exit_codes]
+    return pool
+
+
+def test_a_pool_that_a_job_has_cost_a_child_has_started_all_the_same() -> None:
+    assert pool_of(-9, None).did_start_ok()
+
+
+def test_a_pool_without_a_living_child_has_not_started() -> None:
+    assert not pool_of(1, 1).did_start_ok()
