@@ -43,6 +43,8 @@ def kill_web_before_commit(world: World, _choice: float) -> Course:
     """A lock makes requests wait for their job's row, with the order written already: there they die."""
     waiting = 0
     with suppress(psycopg.Error), psycopg.connect(world.environment["DATABASE_URL"], connect_timeout=5) as session:
+        # Another strike may hold back the commits that this lock has to wait for, and this very thread ends that one.
+        session.execute("SET lock_timeout = '2s'")
         session.execute("LOCK TABLE jobs_job IN SHARE ROW EXCLUSIVE MODE")
         looked_long_enough = until(lambda: _requests_that_wait(session), 3)
         while not looked_long_enough():
