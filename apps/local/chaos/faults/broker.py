@@ -5,11 +5,14 @@ from random import Random
 from typing import Any
 from uuid import uuid4
 
-from apps.local.chaos import malformed
-from apps.local.chaos.faults.strike import Course, Hit, fault
+from apps.local.chaos import malformed, mix
+from apps.local.chaos import tasks as chaos
+from apps.local.chaos.faults.strike import A_LOOK, Course, Hit, ask_for, fault
 from apps.local.chaos.world import World, until
 
 DUPLICATES = 10
+# More would show nothing new, and keep two cores busy for half a minute.
+AT_ONCE = 25
 
 
 @fault("broker restarted", resource="broker", seconds=5)
@@ -65,6 +68,10 @@ def freeze_broker(world: World, _choice: float) -> Course:
 @fault("messages duplicated ten times", resource="broker", seconds=6)
 def duplicate_messages(world: World, _choice: float) -> Course:
     """At once, and again when the jobs have ended."""
+    yield from ask_for(world, lambda: [mix.promise(chaos.effect.delay(seconds=1), "effect") for _ in range(4)])
+    looked_long_enough = until(lambda: _messages_at_hand(world), 3)
+    while not looked_long_enough():
+        yield A_LOOK
     copies = _messages_at_hand(world)
     _push_again(world, copies)
     yield 4.0
@@ -76,7 +83,7 @@ def _messages_at_hand(world: World) -> list[dict[str, Any]]:
     with world.broker() as client:
         unacked = [json.loads(item)[0] for item in client.hvals("unacked")]
         waiting = [json.loads(item) for queue in ("default", "io", "low") for item in client.lrange(queue, 0, 20)]
-    return [message for message in unacked + waiting if message["headers"].get("ledger")]
+    return [message for message in unacked + waiting if message["headers"].get("ledger")][:AT_ONCE]
 
 
 def _push_again(world: World, messages: list[dict[str, Any]]) -> None:

@@ -12,10 +12,12 @@ from typing import TypeVar
 
 from django.db import close_old_connections
 
+from apps.local.chaos import mix
 from apps.local.chaos.journal import Promise
 from apps.local.chaos.plan import Kind
 from apps.local.chaos.producer import record
 from apps.local.chaos.world import World, until
+from tasks import lab
 
 T = TypeVar("T")
 
@@ -58,11 +60,17 @@ def pick(choice: float, things: Sequence[T]) -> T:
 
 
 def until_busy(world: World, worker: str) -> Generator[float, None, int]:
-    """A strike at an idle worker shows little. Returns how many jobs it runs; 0 if it had none for long enough."""
+    """A strike at an idle worker shows little, so give it work. Returns how many jobs it runs; 0 after long enough."""
+    queue = "io" if worker == "worker-io" else "default"
+    yield from ask_for(world, lambda: [_two_seconds_of_work(queue) for _ in range(4)])
     waited_long_enough = until(lambda: world.running_on(worker), WAIT_FOR_WORK)
     while not waited_long_enough():
         yield A_LOOK
     return world.running_on(worker)
+
+
+def _two_seconds_of_work(queue: str) -> Promise:
+    return mix.promise(lab.lab_sleep.apply_async(kwargs={"seconds": 2}, queue=queue), "lab_sleep")
 
 
 def ask_for(world: World, wish: Callable[[], list[Promise]]) -> Generator[float, None, list[Promise]]:

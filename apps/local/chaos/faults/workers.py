@@ -42,7 +42,6 @@ def kill_main_process(world: World, choice: float) -> Course:
 def kill_children(world: World, choice: float) -> Course:
     """Of a busy worker: one whose whole pool dies while it starts gives up, by Celery's design."""
     worker = pick(choice, PREFORK)
-    yield from ask_for(world, lambda: [mix.promise(lab.lab_sleep.delay(seconds=2), "lab_sleep") for _ in range(4)])
     running = yield from until_busy(world, worker)
     for child in world.fleet.children(worker) if running else ():
         with suppress(psutil.NoSuchProcess):
