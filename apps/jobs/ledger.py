@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -259,12 +260,14 @@ WITHOUT_WAITING = """
 """
 
 # A message may be older than its row: of a retry that waits for its time, or of a queue that was paused since.
+#
+# VALUES and not arrays: how long an array is, the plan of a prepared statement does not know, and it reads the table.
 CLAIM = f"""
     UPDATE jobs_job AS job
     SET state = 'running', attempts = attempts + 1, token = token + 1, worker_id = %s, started_at = clock_timestamp(),
         lease_until = clock_timestamp() + %s,
         unique_key = CASE WHEN unique_until = 'started' THEN NULL ELSE unique_key END
-    FROM unnest(%s::uuid[], %s::int[]) AS message (id, retries), {WITHOUT_WAITING}
+    FROM (VALUES {{messages}}) AS message (id, retries), {WITHOUT_WAITING}
     WHERE job.id = message.id AND job.retries = message.retries
       AND (state = 'sent' OR state = 'queued' AND run_at <= statement_timestamp())
       AND (expires_at IS NULL OR expires_at > statement_timestamp())
@@ -278,18 +281,9 @@ def claim(messages: Mapping[UUID, int], worker_id: UUID | None) -> dict[UUID, in
 
     An id that is missing from the answer is a duplicate, cancelled, expired or paused: its message means nothing.
     """
-    return dict(
-        sql.run(
-            CLAIM,
-            [
-                worker_id,
-                settings.JOBS_LEASE,
-                list(messages),
-                list(messages.values()),
-                not connection.in_atomic_block,
-            ],
-        )
-    )
+    statement = CLAIM.format(messages=", ".join(["(%s::uuid, %s::int)"] * len(messages)))
+    pairs = chain.from_iterable(messages.items())
+    return dict(sql.run(statement, [worker_id, settings.JOBS_LEASE, *pairs, not connection.in_atomic_block]))
 
 
 def refuse(job_id: UUID) -> str:

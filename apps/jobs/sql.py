@@ -5,6 +5,7 @@ costs. The few statements that run for every job are prepared once for each conn
 pooler in transaction mode that does not know prepared statements, set `JOBS_PREPARE_STATEMENTS=0`.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ def run(statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
     database = connections[DEFAULT_DB_ALIAS]  # once: each look at Django's `connection` goes through two proxies
     database.ensure_connection()
     database.validate_no_broken_transaction()
+    # Django sets None here, which forbids to prepare even what asks for it. This means: nothing else, however often.
+    database.connection.prepare_threshold = sys.maxsize
     with database.wrap_database_errors, psycopg.Cursor(database.connection) as cursor:
         cursor.execute(statement, parameters, prepare=settings.JOBS_PREPARE_STATEMENTS)
         return cursor.fetchall()
