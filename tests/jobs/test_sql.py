@@ -1,10 +1,10 @@
 """The statements that run for every job are prepared, and find their row by its index."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from django.db import connection
-from pytest_django.fixtures import SettingsWrapper
 
 from apps.jobs.models import Job
 from tasks.lab import lab_nothing
@@ -50,7 +50,7 @@ def test_nothing_else_is_prepared_however_often_it_runs(bench: Bench) -> None:
     assert prepared() == {}
 
 
-def test_a_pooler_that_knows_no_prepared_statements_gets_none(bench: Bench, settings: SettingsWrapper) -> None:
+def test_a_pooler_that_knows_no_prepared_statements_gets_none(bench: Bench, settings: Any) -> None:
     settings.JOBS_PREPARE_STATEMENTS = False
     run_jobs(bench)
     assert prepared() == {}
