@@ -15,7 +15,7 @@ from django.test import RequestFactory
 
 import tasks
 from apps.catalog import client, services, views
-from apps.jobs import ledger
+from apps.jobs import rescue
 from apps.jobs.failures import Failure
 from apps.jobs.models import DeadLetter, Job
 from apps.sandbox.client import Sandbox
@@ -36,7 +36,7 @@ FUNCTION = "withdraw_product"
 # What the file that the tests would be added to imports.
 FOR_TESTS = {
     thing.__name__.rpartition(".")[2]: thing
-    for thing in (Any, Bench, DeadLetter, Failure, Job, Sandbox, UUID, a_product, client, ledger, pytest, tasks)
+    for thing in (Any, Bench, DeadLetter, Failure, Job, Sandbox, UUID, a_product, client, pytest, rescue, tasks)
 }
 
 

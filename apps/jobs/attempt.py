@@ -19,7 +19,7 @@ from celery.exceptions import Ignore, Reject
 from django.db import transaction
 from kombu.exceptions import EncodeError
 
-from apps.jobs import chords, connections, ledger, sensitive
+from apps.jobs import chords, connections, ledger, rescue, sensitive
 from apps.jobs.backpressure import QueueFull
 from apps.jobs.failures import BadResult, Failure, Kind
 from apps.jobs.ids import job_id_of
@@ -120,7 +120,7 @@ class Attempt:
 
         If the database stays away, the lease runs out and the relay does the same.
         """
-        ledger.crashed(self.job_id, self._failure(outcome, Kind.CRASHED), token=self.token)
+        rescue.crashed(self.job_id, self._failure(outcome, Kind.CRASHED), token=self.token)
 
     def _failure(self, exc: BaseException, kind: Kind | None = None) -> Failure:
         return Failure.of(exc, kind=kind).masked(sensitive.secrets_in(self.request.kwargs or {}))

@@ -18,7 +18,7 @@ from celery import Celery
 from django.conf import settings
 from django.db import connection
 
-from apps.jobs import ledger
+from apps.jobs import rescue
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class BrokerWatch:
     def resend_lost(self) -> int:
         """Jobs that were sent again. Raises the broker's own error while it is away."""
         now, database = database_clock()
-        lost = ledger.resend(before=now - settings.JOBS_SENT_TIMEOUT)
+        lost = rescue.resend(before=now - settings.JOBS_SENT_TIMEOUT)
         with self.app.connection_for_write() as broker:
             client = getattr(broker.default_channel, "client", None)
             if client is not None and hasattr(client, "hlen"):
@@ -47,7 +47,7 @@ class BrokerWatch:
         mark = client.get(MARK)
         if mark is not None and _text(mark) == runs:
             return 0
-        lost = ledger.resend(before=now)
+        lost = rescue.resend(before=now)
         client.set(MARK, runs)
         if mark is not None or lost:
             logger.warning("The broker was wiped, or one of the servers was restarted")
@@ -57,7 +57,7 @@ class BrokerWatch:
         if channel.client.hlen(channel.unacked_key):
             return 0
         empty = [name for name in settings.JOBS_QUEUES if channel._size(name) == 0]
-        return ledger.resend(before=now - SETTLED, queues=empty)
+        return rescue.resend(before=now - SETTLED, queues=empty)
 
 
 def _text(value: Any) -> str:

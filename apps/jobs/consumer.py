@@ -18,7 +18,7 @@ from typing import Any
 from celery.worker.consumer import Consumer
 from kombu.exceptions import ContentDisallowed, DecodeError
 
-from apps.jobs import connections, dead_letters, lease, ledger
+from apps.jobs import connections, dead_letters, lease, rescue
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.ids import job_id_of
 from apps.jobs.transport import UNREADABLE
@@ -68,7 +68,7 @@ class JobConsumer(Consumer):
     def _hand_back(self, message: Any) -> None:
         job_id = job_id_of(message.headers["id"])
         try:
-            connections.patiently(lambda: ledger.hand_back_unknown(job_id), PATIENCE)
+            connections.patiently(lambda: rescue.hand_back_unknown(job_id), PATIENCE)
         except connections.LOST:
             lease.call_later(REQUEUE_AFTER, message.requeue)
         else:

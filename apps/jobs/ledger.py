@@ -1,4 +1,4 @@
-"""The ledger: every transition of a job, and all its SQL.
+"""The ledger: the transitions of a job, and their SQL.
 
 Problem. A broker may lose a message, deliver it twice, or deliver it late; a worker may die between any two lines.
 
@@ -10,7 +10,7 @@ Not guaranteed. A job may be *started* more than once, when its worker died or w
 written once. Code that acts on the world outside the database has to be safe to run twice.
 
 The life of a job, in calling order: record → take_due (relay) → claim → progress → succeed | retry | snooze | bury.
-`docs/lifecycle.md` draws it.
+What brings a job back whose worker is gone is in `apps.jobs.rescue`. `docs/lifecycle.md` draws all of it.
 """
 
 import json
@@ -359,7 +359,7 @@ def retry(job_id: UUID, token: int, again: NewJob, failure: Failure | None) -> N
             ],
         )
         _expect_one(cursor, job_id, token)
-        _wake_relay(cursor)
+        wake_relay(cursor)
 
 
 def _seconds_until_due(job: NewJob) -> float:
@@ -373,7 +373,7 @@ def _expect_one(cursor: Any, job_id: UUID, token: int) -> None:
         raise LeaseLost(f"Job {job_id} is no longer ours to change (token {token}).")
 
 
-def _wake_relay(cursor: Any) -> None:
+def wake_relay(cursor: Any) -> None:
     cursor.execute(f"SELECT pg_notify('{CHANNEL}', '')")
 
 
@@ -385,7 +385,7 @@ def snooze(job_id: UUID, token: int, seconds: float) -> None:
             [seconds, job_id, token],
         )
         _expect_one(cursor, job_id, token)
-        _wake_relay(cursor)
+        wake_relay(cursor)
 
 
 def report(job_id: UUID, token: int, progress: Mapping[str, Any]) -> bool:
@@ -450,13 +450,13 @@ def bury(job_id: UUID, token: int | None, failure: Failure) -> bool:
         job = Job.objects.select_for_update().filter(pk=job_id, state__in=Job.LIVE).first()
         if job is None or (token is None) != (job.state != Job.State.RUNNING) or token not in (None, job.token):
             return False
-        _end(job, Job.State.DEAD, failure)
+        end(job, Job.State.DEAD, failure)
         write_letter(job, failure)
         chords.part_died(job)
     return True
 
 
-def _end(job: Job, state: Job.State, failure: Failure | None = None) -> None:
+def end(job: Job, state: Job.State, failure: Failure | None = None) -> None:
     job.state = state
     with connection.cursor() as cursor:
         cursor.execute(
@@ -495,7 +495,7 @@ def cancel(job_id: UUID) -> Job.State | None:
         if job.state == Job.State.RUNNING:
             Job.objects.filter(pk=job_id).update(cancel_requested=True)
         elif job.is_live:
-            _end(job, Job.State.CANCELLED)
+            end(job, Job.State.CANCELLED)
             chords.part_died(job)
             return Job.State.CANCELLED
         return Job.State(job.state)
@@ -507,7 +507,7 @@ def cancelled(job_id: UUID, token: int) -> bool:
         job = Job.objects.select_for_update().filter(pk=job_id, token=token, state=Job.State.RUNNING).first()
         if job is None:
             return False
-        _end(job, Job.State.CANCELLED)
+        end(job, Job.State.CANCELLED)
         chords.part_died(job)
     return True
 
@@ -520,146 +520,5 @@ def hurry(job_ids: Iterable[UUID]) -> int:
             [list(job_ids)],
         )
         hurried: int = cursor.rowcount
-        _wake_relay(cursor)
+        wake_relay(cursor)
     return hurried
-
-
-# --- Leases and rescue ------------------------------------------------------------------------------------------------
-
-
-def renew(job_ids: Iterable[UUID], worker_id: UUID) -> list[UUID]:
-    """Prolong the leases of this worker's running jobs. Returns those that someone asked to cancel."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE jobs_job SET lease_until = clock_timestamp() + %s"
-            " WHERE id = ANY(%s) AND worker_id = %s AND state = 'running' RETURNING id, cancel_requested",
-            [settings.JOBS_LEASE, list(job_ids), worker_id],  # type: ignore[list-item]  # psycopg knows intervals
-        )
-        return [job_id for job_id, cancel_requested in cursor.fetchall() if cancel_requested]
-
-
-def release(worker_id: UUID, job_id: UUID | None = None) -> int:
-    """running → queued for a worker that stops in good order. No attempt and no crash is counted."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"UPDATE jobs_job SET {LET_GO}, attempts = attempts - 1"
-            " WHERE worker_id = %s AND state = 'running' AND (%s::uuid IS NULL OR id = %s)",
-            [0, worker_id, job_id, job_id],
-        )
-        released: int = cursor.rowcount
-        _wake_relay(cursor)
-    return released
-
-
-def hand_back_unknown(job_id: UUID) -> None:
-    """sent → queued, a while later, for a worker with newer code. → dead, if none came in `JOBS_UNKNOWN_TASK_GRACE`."""
-    with transaction.atomic():
-        job = Job.objects.select_for_update().filter(pk=job_id, state=Job.State.SENT).first()
-        if job is None:
-            return
-        failure = Failure.unknown_task(job.task)
-        first_seen = next((error["at"] for error in job.errors if error["kind"] == failure.kind), None)
-        if first_seen is None:
-            _defer_unknown(job, [failure.as_entry()])
-        elif datetime.fromisoformat(first_seen) + settings.JOBS_UNKNOWN_TASK_GRACE > timezone.now():
-            _defer_unknown(job, [])
-        else:
-            bury(job.id, None, failure)
-
-
-def _defer_unknown(job: Job, errors: list[dict[str, Any]]) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"UPDATE jobs_job SET {LET_GO}, errors = errors || %s::jsonb WHERE id = %s",
-            [settings.JOBS_UNKNOWN_TASK_EVERY.total_seconds(), dumps(errors), job.id],
-        )
-
-
-def crashed(job_id: UUID, failure: Failure, worker_id: UUID | None = None, token: int | None = None) -> None:
-    """running → queued after the worker was lost, or → dead when it has happened too often: a poison job ends.
-
-    Name the worker, if it lost a child; or the token, if the job's own attempt reports. A child may also be lost
-    between its message and its claim: then the job is sent again.
-    """
-    with transaction.atomic():
-        job = Job.objects.select_for_update().filter(pk=job_id).first()
-        if job is None:
-            return
-        is_held = job.token == token if worker_id is None else job.worker_id == worker_id
-        if job.state == Job.State.RUNNING and is_held:
-            _count_crash(job, failure)
-        elif job.state == Job.State.SENT and worker_id is not None:
-            _send_again(job)
-
-
-def _send_again(job: Job) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("UPDATE jobs_job SET state = 'queued' WHERE id = %s", [job.id])
-        _wake_relay(cursor)
-
-
-def rescue_expired(limit: int = 100) -> int:
-    """Hand on the jobs whose lease ran out: their worker is dead, frozen or cut off. Returns how many.
-
-    After PostgreSQL itself was away nobody could renew, so the living get one lease's time to do it.
-    """
-    with transaction.atomic():
-        expired = list(
-            Job.objects.select_for_update(skip_locked=True)
-            .filter(state=Job.State.RUNNING)
-            .extra(
-                where=[
-                    "lease_until < statement_timestamp()",
-                    "pg_postmaster_start_time() < statement_timestamp() - %s * interval '1 second'",
-                ],
-                params=[str(settings.JOBS_LEASE.total_seconds())],
-            )
-            .order_by("lease_until")[:limit]
-        )
-        for job in expired:
-            _count_crash(job, Failure.worker_lost())
-    return len(expired)
-
-
-def _count_crash(job: Job, failure: Failure) -> None:
-    if job.cancel_requested:
-        _end(job, Job.State.CANCELLED, failure)
-        chords.part_died(job)
-    elif job.crashes >= crashes_allowed(job):
-        _end(job, Job.State.DEAD, failure)
-        write_letter(job, failure)
-        chords.part_died(job)
-    else:
-        _let_go_after_crash(job, failure)
-
-
-def _let_go_after_crash(job: Job, failure: Failure) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"UPDATE jobs_job SET {LET_GO}, crashes = crashes + 1, errors = errors || %s::jsonb WHERE id = %s",
-            # The first crash is mostly a deploy or a host: run at once. More of them look like the job's own doing.
-            [job.crashes, dumps([failure.as_entry()]), job.id],
-        )
-        _wake_relay(cursor)
-
-
-def crashes_allowed(job: Job) -> int:
-    """As many as the task may fail, and a few for bad luck; three for a task that this process does not know."""
-    from celery import current_app
-
-    task = current_app.tasks.get(job.task)
-    max_retries = 3 if task is None or task.max_retries is None else task.max_retries
-    return int(max_retries) + settings.JOBS_SPARE_CRASHES
-
-
-def resend(before: datetime, queues: Iterable[str] | None = None) -> int:
-    """sent → queued, for jobs whose message the broker lost. A needless second message is dropped by the claim."""
-    lost = Job.objects.filter(state=Job.State.SENT, sent_at__lt=before)
-    if queues is not None:
-        lost = lost.filter(queue__in=list(queues))
-    with transaction.atomic():
-        sent_again = lost.update(state=Job.State.QUEUED)
-        if sent_again:
-            with connection.cursor() as cursor:
-                _wake_relay(cursor)
-    return sent_again

@@ -22,7 +22,7 @@ from django.db import connection, transaction
 from kombu.exceptions import BatchPublishError
 from kombu.exceptions import OperationalError as BrokerError
 
-from apps.jobs import connections, ledger, sensitive
+from apps.jobs import connections, ledger, rescue, sensitive
 from apps.jobs.broker import BrokerWatch
 from apps.jobs.failures import Failure
 from apps.jobs.ledger import Due
@@ -117,7 +117,7 @@ class Relay:
 
     def rescue(self) -> None:
         """Three ways to lose a job, each found by what it leaves behind: a dead lease, a changed broker, silence."""
-        expired = ledger.rescue_expired()
+        expired = rescue.hand_on_expired()
         if expired:
             logger.warning("Handed on %d jobs whose worker is gone", expired)
         lost = self.watch.resend_lost()

@@ -13,7 +13,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
 from celery.worker.request import Request
 
-from apps.jobs import connections, dead_letters, lease, ledger, sensitive
+from apps.jobs import connections, dead_letters, lease, ledger, rescue, sensitive
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.ids import job_id_of
 from apps.jobs.redaction import redact
@@ -56,13 +56,13 @@ class JobRequest(Request):
         """Our own shutdown ended it, uncounted. A broker-only job's message goes back as the connection closes."""
         state.task_ready(self)
         if self._in_ledger():
-            self._tell_ledger(lambda: ledger.release(lease.worker_id(), job_id_of(self.id)))
+            self._tell_ledger(lambda: rescue.release(lease.worker_id(), job_id_of(self.id)))
             self.acknowledge()
 
     def _child_lost(self, exc: BaseException) -> None:
         state.task_ready(self)
         failure = Failure.worker_lost(f"The process that ran this job was lost: {exc}")
-        self._tell_ledger(lambda: ledger.crashed(job_id_of(self.id), failure, worker_id=lease.worker_id()))
+        self._tell_ledger(lambda: rescue.crashed(job_id_of(self.id), failure, worker_id=lease.worker_id()))
         self.acknowledge()
         self.send_event("task-retried", exception=repr(exc), traceback="")
 

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from apps.jobs import ledger
+from apps.jobs import ledger, rescue
 from apps.jobs.ledger import NewJob
 from apps.jobs.models import DeadLetter, Job
 from tests.acceptance.misbehaviour import BROKER_ONLY, DURABLE, ENDS
@@ -83,7 +83,7 @@ def test_a_job_that_kills_each_child_that_runs_it_gets_so_many_and_no_more(site:
     job_id = durable_jobs["child killed"]
     eventually(lambda: letter_of(job_id))
     job = Job.objects.get(pk=job_id)
-    assert job.crashes == ledger.crashes_allowed(job)
+    assert job.crashes == rescue.crashes_allowed(job)
     assert job.attempts == job.crashes + 1 == len(job.errors)
 
 

@@ -1,6 +1,7 @@
 """A relay and a worker in this process, so that a test can look between any two of their steps."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from unittest.mock import Mock
 from uuid import UUID
@@ -9,12 +10,16 @@ from celery import current_app
 from celery.app.trace import trace_task
 from celery.result import AsyncResult
 from django.conf import settings
+from django.utils import timezone
 from kombu.utils.imports import symbol_by_name
 from kombu.utils.json import dumps, loads
 
 from apps.jobs import ledger
+from apps.jobs.ledger import NewJob
 from apps.jobs.models import DeadLetter, Job
 from apps.jobs.relay import as_message
+
+LONG_AGO = timezone.now() - timedelta(days=1)
 
 
 def task_request_class(task: Any) -> Any:
@@ -75,6 +80,15 @@ class Bench:
 
     def letter(self, result: AsyncResult) -> DeadLetter:
         return DeadLetter.objects.get(job_id=result.id)
+
+
+def record(**options: Any) -> UUID:
+    job = NewJob(**{"task": "tasks.lab_nothing", "args": [], "kwargs": {}, "queue": "default", **options})
+    return ledger.record([job])[0].id
+
+
+def row(job_id: UUID) -> Job:
+    return Job.objects.get(pk=job_id)
 
 
 def claim(job_id: UUID, retries: int = 0) -> int:

@@ -1,11 +1,14 @@
 """pytest reads this before Django is set up, so the imports are where they are used."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_django import Settings
+
     from tests.jobs.bench import Bench
 
 
@@ -25,3 +28,9 @@ def nothing_counted_yet() -> None:
     from apps.jobs import backpressure
 
     backpressure._counted.clear()
+
+
+@pytest.fixture
+def no_grace_after_a_restart(settings: "Settings") -> None:
+    """The rescue waits for a lease's time after PostgreSQL was started, which may have been a moment ago."""
+    settings.JOBS_LEASE = timedelta(seconds=0)

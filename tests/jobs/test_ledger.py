@@ -5,30 +5,20 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import Barrier
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
-from apps.jobs import ledger
+from apps.jobs import ledger, rescue
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.ledger import LeaseLost, NewJob
-from apps.jobs.models import DeadLetter, Job, Worker
+from apps.jobs.models import DeadLetter, Job
 from apps.jobs.wakeup import Ear
-from tests.jobs.bench import claim
+from tests.jobs.bench import LONG_AGO, claim, record, row
 
 BROKEN = Failure(Kind.PERMANENT, "Broken", "It broke.")
-LONG_AGO = timezone.now() - timedelta(days=1)
-
-
-def record(**options: Any) -> UUID:
-    job = NewJob(**{"task": "tasks.lab_nothing", "args": [], "kwargs": {}, "queue": "default", **options})
-    return ledger.record([job])[0].id
-
-
-def row(job_id: UUID) -> Job:
-    return Job.objects.get(pk=job_id)
 
 
 def at_once(*calls: Callable[[], Any]) -> list[Any]:
@@ -48,19 +38,13 @@ def at_once(*calls: Callable[[], Any]) -> list[Any]:
         return list(pool.map(run, calls))
 
 
-@pytest.fixture
-def no_grace_after_a_restart(settings: Any) -> None:
-    """The rescue waits for a lease's time after PostgreSQL was started, which may have been a moment ago."""
-    settings.JOBS_LEASE = timedelta(seconds=0)
-
-
 # --- Ends -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_stale_token_can_change_nothing(db: None, no_grace_after_a_restart: None) -> None:
     job_id = record()
     stale = claim(job_id)
-    ledger.rescue_expired()
+    rescue.hand_on_expired()
     fresh = claim(job_id)
     for transition in (
         lambda: ledger.succeed(job_id, stale),
@@ -72,7 +56,7 @@ def test_a_stale_token_can_change_nothing(db: None, no_grace_after_a_restart: No
             transition()
     assert not ledger.bury(job_id, stale, BROKEN)
     assert not ledger.cancelled(job_id, stale)
-    ledger.crashed(job_id, BROKEN, token=stale)
+    rescue.crashed(job_id, BROKEN, token=stale)
     assert (row(job_id).state, row(job_id).token, row(job_id).crashes) == (Job.State.RUNNING, fresh, 1)
 
 
@@ -85,7 +69,7 @@ def test_an_end_is_final(db: None) -> None:
     ledger.bury(job_id, token, BROKEN)
     ledger.bury(job_id, None, BROKEN)
     ledger.hurry([job_id])
-    ledger.resend(before=timezone.now() + timedelta(days=1))
+    rescue.resend(before=timezone.now() + timedelta(days=1))
     ledger.refuse(job_id)
     assert not ledger.claim({job_id: 0}, None)
     assert Job.objects.filter(pk=job_id).values().get() == before
@@ -137,7 +121,7 @@ def test_a_relay_does_not_wait_for_the_rows_of_another() -> None:
 def test_a_zombies_end_and_the_rescue_do_not_both_count(no_grace_after_a_restart: None, attempt: int) -> None:
     job_id = record()
     token = claim(job_id)
-    ended, _ = at_once(lambda: ledger.succeed(job_id, token), ledger.rescue_expired)
+    ended, _ = at_once(lambda: ledger.succeed(job_id, token), rescue.hand_on_expired)
     job = row(job_id)
     if isinstance(ended, LeaseLost):
         assert (job.state, job.crashes) == (Job.State.QUEUED, 1)
@@ -221,151 +205,6 @@ def test_a_job_for_later_wakes_nobody() -> None:
         assert not ear.wait(0.2)
     finally:
         ear.close()
-
-
-# --- Workers that are gone --------------------------------------------------------------------------------------------
-
-
-def test_a_job_whose_lease_ran_out_goes_to_another_worker(db: None, no_grace_after_a_restart: None) -> None:
-    job_id = record()
-    claim(job_id)
-    assert ledger.rescue_expired() == 1
-    job = row(job_id)
-    assert (job.state, job.crashes, job.errors[0]["kind"]) == (Job.State.QUEUED, 1, "crashed")
-    assert claim(job_id) == 2
-
-
-def test_a_lease_that_is_renewed_does_not_run_out(db: None, settings: Any) -> None:
-    worker_id = uuid4()
-    job_id = record()
-    settings.JOBS_LEASE = timedelta(0)
-    ledger.claim({job_id: 0}, worker_id)
-    settings.JOBS_LEASE = timedelta(minutes=1)
-    ledger.renew([job_id], worker_id)
-    settings.JOBS_LEASE = timedelta(0)
-    assert ledger.rescue_expired() == 0
-
-
-def test_a_worker_renews_only_its_own_leases(db: None) -> None:
-    job_id = record()
-    claim(job_id)
-    before = row(job_id).lease_until
-    ledger.renew([job_id], uuid4())
-    assert row(job_id).lease_until == before
-
-
-def test_renewing_tells_the_worker_what_to_stop(db: None) -> None:
-    worker_id = uuid4()
-    job_id = record()
-    ledger.claim({job_id: 0}, worker_id)
-    assert ledger.renew([job_id], worker_id) == []
-    ledger.cancel(job_id)
-    assert ledger.renew([job_id], worker_id) == [job_id]
-
-
-def test_after_postgresql_was_away_the_living_get_a_leases_time(db: None, settings: Any) -> None:
-    """A server that was started within a lease's time; a lease of ten years stands for a server of this minute."""
-    job_id = record()
-    claim(job_id)
-    Job.objects.update(lease_until=LONG_AGO)
-    settings.JOBS_LEASE = timedelta(days=3650)
-    assert ledger.rescue_expired() == 0
-    assert row(job_id).state == Job.State.RUNNING
-
-
-def test_a_poison_job_ends_as_a_dead_letter(db: None, no_grace_after_a_restart: None) -> None:
-    job_id = record()
-    crashes = 0
-    while row(job_id).is_live:
-        ledger.hurry([job_id])
-        claim(job_id)
-        crashes += ledger.rescue_expired()
-        assert crashes < 20
-    assert crashes == ledger.crashes_allowed(row(job_id)) + 1
-    letter = DeadLetter.objects.get()
-    assert (letter.kind, letter.attempts) == (Kind.CRASHED, crashes)
-
-
-def test_a_task_that_may_fail_often_may_crash_often(db: None) -> None:
-    often, seldom = row(record(task="tasks.lab_flaky")), row(record(task="tasks.lab_nothing"))
-    unknown = row(record(task="tasks.of_the_next_release"))
-    assert ledger.crashes_allowed(often) == 3 + 2
-    assert ledger.crashes_allowed(seldom) >= 3
-    assert ledger.crashes_allowed(unknown) == 3 + 2
-
-
-def test_a_cancelled_job_that_crashes_is_cancelled(db: None, no_grace_after_a_restart: None) -> None:
-    job_id = record()
-    claim(job_id)
-    ledger.cancel(job_id)
-    ledger.rescue_expired()
-    assert row(job_id).state == Job.State.CANCELLED
-
-
-def test_a_deploy_hands_back_without_counting(db: None) -> None:
-    worker = Worker.objects.create(name="w", pid=1, pool="prefork")
-    job_id, other = record(), record()
-    ledger.claim({job_id: 0}, worker.pk)
-    claim(other)
-    assert ledger.release(worker.pk) == 1
-    job = row(job_id)
-    assert (job.state, job.attempts, job.crashes, job.token) == (Job.State.QUEUED, 0, 0, 1)
-    assert row(other).state == Job.State.RUNNING
-
-
-def test_two_reports_of_one_crash_count_once(db: None) -> None:
-    worker_id = uuid4()
-    job_id = record()
-    ledger.claim({job_id: 0}, worker_id)
-    ledger.crashed(job_id, BROKEN, worker_id=worker_id)
-    ledger.crashed(job_id, BROKEN, worker_id=worker_id)
-    assert row(job_id).crashes == 1
-
-
-def test_a_lost_message_is_sent_again_and_a_needless_second_one_is_dropped(db: None) -> None:
-    job_id = record()
-    ledger.take_due(["default"], 1)
-    assert ledger.resend(before=LONG_AGO) == 0
-    assert ledger.resend(before=timezone.now() + timedelta(seconds=1)) == 1
-    ledger.take_due(["default"], 1)
-    assert claim(job_id) == 1
-    assert ledger.claim({job_id: 0}, None) == {}
-
-
-# --- A task that this worker does not know ----------------------------------------------------------------------------
-
-
-def sent(**options: Any) -> UUID:
-    job_id = record(**options)
-    ledger.take_due(["default"], 10)
-    return job_id
-
-
-def test_an_unknown_task_waits_for_newer_code_and_keeps_its_attempts(db: None) -> None:
-    job_id = sent(task="tasks.of_the_next_release")
-    ledger.hand_back_unknown(job_id)
-    job = row(job_id)
-    assert (job.state, job.attempts, job.errors[0]["kind"]) == (Job.State.QUEUED, 0, "unknown_task")
-    assert job.run_at > timezone.now()
-
-
-def test_an_unknown_task_does_not_fill_its_list_of_errors(db: None) -> None:
-    job_id = sent(task="tasks.of_the_next_release")
-    for _ in range(3):
-        ledger.hand_back_unknown(job_id)
-        ledger.hurry([job_id])
-        ledger.take_due(["default"], 10)
-    assert len(row(job_id).errors) == 1
-
-
-def test_an_unknown_task_waits_for_a_bounded_time(db: None, settings: Any) -> None:
-    job_id = sent(task="tasks.of_the_next_release")
-    ledger.hand_back_unknown(job_id)
-    settings.JOBS_UNKNOWN_TASK_GRACE = timedelta(0)
-    ledger.hurry([job_id])
-    ledger.take_due(["default"], 10)
-    ledger.hand_back_unknown(job_id)
-    assert DeadLetter.objects.get().kind == Kind.UNKNOWN_TASK
 
 
 # --- What a person may see --------------------------------------------------------------------------------------------

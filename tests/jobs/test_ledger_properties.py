@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 )
 from psycopg.errors import LockNotAvailable
 
-from apps.jobs import ledger, queues
+from apps.jobs import ledger, queues, rescue
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.ledger import LeaseLost, NewJob
 from apps.jobs.models import DeadLetter, Job, QueuePause
@@ -171,7 +171,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 case "resume":
                     queues.resume("default")
                 case "resend":
-                    ledger.resend(before=timezone.now() + timedelta(seconds=1))
+                    rescue.resend(before=timezone.now() + timedelta(seconds=1))
 
     # --- Workers ------------------------------------------------------------------------------------------------------
 
@@ -250,17 +250,17 @@ class LedgerMachine(RuleBasedStateMachine):
         with self._in(self._settled()), one_crash, patch.object(django_settings, "JOBS_LEASE", timedelta(0)):
             match how:
                 case "child":
-                    ledger.crashed(held.job_id, BROKEN, worker_id=held.worker_id)
+                    rescue.crashed(held.job_id, BROKEN, worker_id=held.worker_id)
                 case "database":
-                    ledger.crashed(held.job_id, BROKEN, token=held.token)
+                    rescue.crashed(held.job_id, BROKEN, token=held.token)
                 case "lease":
                     an_hour_ago = timezone.now() - timedelta(hours=1)
                     Job.objects.filter(pk=held.job_id, state="running").update(lease_until=an_hour_ago)
-                    ledger.rescue_expired()
+                    rescue.hand_on_expired()
                 case "stop":
-                    ledger.release(held.worker_id)
+                    rescue.release(held.worker_id)
                 case "renew":
-                    ledger.renew([held.job_id], held.worker_id)
+                    rescue.renew([held.job_id], held.worker_id)
 
     # --- What must never be -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from celery import current_app
 from django.conf import settings
 from django.utils import timezone
 
-from apps.jobs import connections, ledger, queues
+from apps.jobs import connections, ledger, queues, rescue
 from apps.jobs.broker import MARK, SETTLED
 from apps.jobs.models import Job
 from apps.jobs.relay import Relay
@@ -225,7 +225,7 @@ def test_a_message_of_long_ago_is_lost_whatever_the_broker_says(relay: Relay, se
 
 def test_a_needless_second_message_is_dropped(relay: Relay, valkey: redis.Redis, sent: str) -> None:
     bench = Bench()
-    ledger.resend(before=timezone.now() + timedelta(seconds=1))
+    rescue.resend(before=timezone.now() + timedelta(seconds=1))
     [message] = bench.send()
     bench.deliver(message)
     bench.deliver(message)

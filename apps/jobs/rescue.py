@@ -1,0 +1,160 @@
+"""Leases and rescue: how a job comes back from a worker that cannot bring it to its end.
+
+Problem. A worker dies, freezes, is stopped, or does not know the task; a broker forgets what it was given.
+
+Guarantee. Each such job goes back to `queued`, and nobody who held it can write to it any more: the next claim raises
+its token. What happens too often to one job is a dead letter, so that a poison job ends.
+
+Not guaranteed. A worker that was only taken for dead goes on with its body, beside the next one's, until it next asks.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from celery import current_app
+from django.conf import settings
+from django.db import connection, transaction
+from django.utils import timezone
+from kombu.utils.json import dumps
+
+from apps.jobs import chords, ledger
+from apps.jobs.failures import Failure
+from apps.jobs.models import Job
+
+
+def renew(job_ids: Iterable[UUID], worker_id: UUID) -> list[UUID]:
+    """Prolong the leases of this worker's running jobs. Returns those that someone asked to cancel."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE jobs_job SET lease_until = clock_timestamp() + %s"
+            " WHERE id = ANY(%s) AND worker_id = %s AND state = 'running' RETURNING id, cancel_requested",
+            [settings.JOBS_LEASE, list(job_ids), worker_id],  # type: ignore[list-item]  # psycopg knows intervals
+        )
+        return [job_id for job_id, cancel_requested in cursor.fetchall() if cancel_requested]
+
+
+def release(worker_id: UUID, job_id: UUID | None = None) -> int:
+    """running → queued for a worker that stops in good order. No attempt and no crash is counted."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE jobs_job SET {ledger.LET_GO}, attempts = attempts - 1"
+            " WHERE worker_id = %s AND state = 'running' AND (%s::uuid IS NULL OR id = %s)",
+            [0, worker_id, job_id, job_id],
+        )
+        released: int = cursor.rowcount
+        ledger.wake_relay(cursor)
+    return released
+
+
+def hand_back_unknown(job_id: UUID) -> None:
+    """sent → queued, a while later, for a worker with newer code. → dead, if none came in `JOBS_UNKNOWN_TASK_GRACE`."""
+    with transaction.atomic():
+        job = Job.objects.select_for_update().filter(pk=job_id, state=Job.State.SENT).first()
+        if job is None:
+            return
+        failure = Failure.unknown_task(job.task)
+        first_seen = next((error["at"] for error in job.errors if error["kind"] == failure.kind), None)
+        if first_seen is None:
+            _defer_unknown(job, [failure.as_entry()])
+        elif datetime.fromisoformat(first_seen) + settings.JOBS_UNKNOWN_TASK_GRACE > timezone.now():
+            _defer_unknown(job, [])
+        else:
+            ledger.bury(job.id, None, failure)
+
+
+def _defer_unknown(job: Job, errors: list[dict[str, Any]]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE jobs_job SET {ledger.LET_GO}, errors = errors || %s::jsonb WHERE id = %s",
+            [settings.JOBS_UNKNOWN_TASK_EVERY.total_seconds(), dumps(errors), job.id],
+        )
+
+
+def crashed(job_id: UUID, failure: Failure, worker_id: UUID | None = None, token: int | None = None) -> None:
+    """running → queued after the worker was lost, or → dead when it has happened too often: a poison job ends.
+
+    Name the worker, if it lost a child; or the token, if the job's own attempt reports. A child may also be lost
+    between its message and its claim: then the job is sent again.
+    """
+    with transaction.atomic():
+        job = Job.objects.select_for_update().filter(pk=job_id).first()
+        if job is None:
+            return
+        is_held = job.token == token if worker_id is None else job.worker_id == worker_id
+        if job.state == Job.State.RUNNING and is_held:
+            _count_crash(job, failure)
+        elif job.state == Job.State.SENT and worker_id is not None:
+            _send_again(job)
+
+
+def _send_again(job: Job) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE jobs_job SET state = 'queued' WHERE id = %s", [job.id])
+        ledger.wake_relay(cursor)
+
+
+def hand_on_expired(limit: int = 100) -> int:
+    """Hand on the jobs whose lease ran out: their worker is dead, frozen or cut off. Returns how many.
+
+    After PostgreSQL itself was away nobody could renew, so the living get one lease's time to do it.
+    """
+    with transaction.atomic():
+        expired = list(
+            Job.objects.select_for_update(skip_locked=True)
+            .filter(state=Job.State.RUNNING)
+            .extra(
+                where=[
+                    "lease_until < statement_timestamp()",
+                    "pg_postmaster_start_time() < statement_timestamp() - %s * interval '1 second'",
+                ],
+                params=[str(settings.JOBS_LEASE.total_seconds())],
+            )
+            .order_by("lease_until")[:limit]
+        )
+        for job in expired:
+            _count_crash(job, Failure.worker_lost())
+    return len(expired)
+
+
+def _count_crash(job: Job, failure: Failure) -> None:
+    if job.cancel_requested:
+        ledger.end(job, Job.State.CANCELLED, failure)
+        chords.part_died(job)
+    elif job.crashes >= crashes_allowed(job):
+        ledger.end(job, Job.State.DEAD, failure)
+        ledger.write_letter(job, failure)
+        chords.part_died(job)
+    else:
+        _let_go_after_crash(job, failure)
+
+
+def _let_go_after_crash(job: Job, failure: Failure) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE jobs_job SET {ledger.LET_GO}, crashes = crashes + 1, errors = errors || %s::jsonb WHERE id = %s",
+            # The first crash is mostly a deploy or a host: run at once. More of them look like the job's own doing.
+            [job.crashes, dumps([failure.as_entry()]), job.id],
+        )
+        ledger.wake_relay(cursor)
+
+
+def crashes_allowed(job: Job) -> int:
+    """As many as the task may fail, and a few for bad luck; three for a task that this process does not know."""
+    task = current_app.tasks.get(job.task)
+    max_retries = 3 if task is None or task.max_retries is None else task.max_retries
+    return int(max_retries) + settings.JOBS_SPARE_CRASHES
+
+
+def resend(before: datetime, queues: Iterable[str] | None = None) -> int:
+    """sent → queued, for jobs whose message the broker lost. A needless second message is dropped by the claim."""
+    lost = Job.objects.filter(state=Job.State.SENT, sent_at__lt=before)
+    if queues is not None:
+        lost = lost.filter(queue__in=list(queues))
+    with transaction.atomic():
+        sent_again = lost.update(state=Job.State.QUEUED)
+        if sent_again:
+            with connection.cursor() as cursor:
+                ledger.wake_relay(cursor)
+    return sent_again

@@ -1,0 +1,158 @@
+"""Jobs whose worker, message or code is missing."""
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.utils import timezone
+
+from apps.jobs import ledger, rescue
+from apps.jobs.failures import Failure, Kind
+from apps.jobs.models import DeadLetter, Job, Worker
+from tests.jobs.bench import LONG_AGO, claim, record, row
+
+BROKEN = Failure(Kind.PERMANENT, "Broken", "It broke.")
+
+# --- Workers that are gone --------------------------------------------------------------------------------------------
+
+
+def test_a_job_whose_lease_ran_out_goes_to_another_worker(db: None, no_grace_after_a_restart: None) -> None:
+    job_id = record()
+    claim(job_id)
+    assert rescue.hand_on_expired() == 1
+    job = row(job_id)
+    assert (job.state, job.crashes, job.errors[0]["kind"]) == (Job.State.QUEUED, 1, "crashed")
+    assert claim(job_id) == 2
+
+
+def test_a_lease_that_is_renewed_does_not_run_out(db: None, settings: Any) -> None:
+    worker_id = uuid4()
+    job_id = record()
+    settings.JOBS_LEASE = timedelta(0)
+    ledger.claim({job_id: 0}, worker_id)
+    settings.JOBS_LEASE = timedelta(minutes=1)
+    rescue.renew([job_id], worker_id)
+    settings.JOBS_LEASE = timedelta(0)
+    assert rescue.hand_on_expired() == 0
+
+
+def test_a_worker_renews_only_its_own_leases(db: None) -> None:
+    job_id = record()
+    claim(job_id)
+    before = row(job_id).lease_until
+    rescue.renew([job_id], uuid4())
+    assert row(job_id).lease_until == before
+
+
+def test_renewing_tells_the_worker_what_to_stop(db: None) -> None:
+    worker_id = uuid4()
+    job_id = record()
+    ledger.claim({job_id: 0}, worker_id)
+    assert rescue.renew([job_id], worker_id) == []
+    ledger.cancel(job_id)
+    assert rescue.renew([job_id], worker_id) == [job_id]
+
+
+def test_after_postgresql_was_away_the_living_get_a_leases_time(db: None, settings: Any) -> None:
+    """A server that was started within a lease's time; a lease of ten years stands for a server of this minute."""
+    job_id = record()
+    claim(job_id)
+    Job.objects.update(lease_until=LONG_AGO)
+    settings.JOBS_LEASE = timedelta(days=3650)
+    assert rescue.hand_on_expired() == 0
+    assert row(job_id).state == Job.State.RUNNING
+
+
+def test_a_poison_job_ends_as_a_dead_letter(db: None, no_grace_after_a_restart: None) -> None:
+    job_id = record()
+    crashes = 0
+    while row(job_id).is_live:
+        ledger.hurry([job_id])
+        claim(job_id)
+        crashes += rescue.hand_on_expired()
+        assert crashes < 20
+    assert crashes == rescue.crashes_allowed(row(job_id)) + 1
+    letter = DeadLetter.objects.get()
+    assert (letter.kind, letter.attempts) == (Kind.CRASHED, crashes)
+
+
+def test_a_task_that_may_fail_often_may_crash_often(db: None) -> None:
+    often, seldom = row(record(task="tasks.lab_flaky")), row(record(task="tasks.lab_nothing"))
+    unknown = row(record(task="tasks.of_the_next_release"))
+    assert rescue.crashes_allowed(often) == 3 + 2
+    assert rescue.crashes_allowed(seldom) >= 3
+    assert rescue.crashes_allowed(unknown) == 3 + 2
+
+
+def test_a_cancelled_job_that_crashes_is_cancelled(db: None, no_grace_after_a_restart: None) -> None:
+    job_id = record()
+    claim(job_id)
+    ledger.cancel(job_id)
+    rescue.hand_on_expired()
+    assert row(job_id).state == Job.State.CANCELLED
+
+
+def test_a_deploy_hands_back_without_counting(db: None) -> None:
+    worker = Worker.objects.create(name="w", pid=1, pool="prefork")
+    job_id, other = record(), record()
+    ledger.claim({job_id: 0}, worker.pk)
+    claim(other)
+    assert rescue.release(worker.pk) == 1
+    job = row(job_id)
+    assert (job.state, job.attempts, job.crashes, job.token) == (Job.State.QUEUED, 0, 0, 1)
+    assert row(other).state == Job.State.RUNNING
+
+
+def test_two_reports_of_one_crash_count_once(db: None) -> None:
+    worker_id = uuid4()
+    job_id = record()
+    ledger.claim({job_id: 0}, worker_id)
+    rescue.crashed(job_id, BROKEN, worker_id=worker_id)
+    rescue.crashed(job_id, BROKEN, worker_id=worker_id)
+    assert row(job_id).crashes == 1
+
+
+def test_a_lost_message_is_sent_again_and_a_needless_second_one_is_dropped(db: None) -> None:
+    job_id = record()
+    ledger.take_due(["default"], 1)
+    assert rescue.resend(before=LONG_AGO) == 0
+    assert rescue.resend(before=timezone.now() + timedelta(seconds=1)) == 1
+    ledger.take_due(["default"], 1)
+    assert claim(job_id) == 1
+    assert ledger.claim({job_id: 0}, None) == {}
+
+
+# --- A task that this worker does not know ----------------------------------------------------------------------------
+
+
+def sent(**options: Any) -> UUID:
+    job_id = record(**options)
+    ledger.take_due(["default"], 10)
+    return job_id
+
+
+def test_an_unknown_task_waits_for_newer_code_and_keeps_its_attempts(db: None) -> None:
+    job_id = sent(task="tasks.of_the_next_release")
+    rescue.hand_back_unknown(job_id)
+    job = row(job_id)
+    assert (job.state, job.attempts, job.errors[0]["kind"]) == (Job.State.QUEUED, 0, "unknown_task")
+    assert job.run_at > timezone.now()
+
+
+def test_an_unknown_task_does_not_fill_its_list_of_errors(db: None) -> None:
+    job_id = sent(task="tasks.of_the_next_release")
+    for _ in range(3):
+        rescue.hand_back_unknown(job_id)
+        ledger.hurry([job_id])
+        ledger.take_due(["default"], 10)
+    assert len(row(job_id).errors) == 1
+
+
+def test_an_unknown_task_waits_for_a_bounded_time(db: None, settings: Any) -> None:
+    job_id = sent(task="tasks.of_the_next_release")
+    rescue.hand_back_unknown(job_id)
+    settings.JOBS_UNKNOWN_TASK_GRACE = timedelta(0)
+    ledger.hurry([job_id])
+    ledger.take_due(["default"], 10)
+    rescue.hand_back_unknown(job_id)
+    assert DeadLetter.objects.get().kind == Kind.UNKNOWN_TASK
