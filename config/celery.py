@@ -27,6 +27,7 @@ app.add_defaults(lambda: {"CELERY_DB_REUSE_MAX": 10**12})
 # By name: the step needs Django's models, which are not there yet when this module is imported.
 app.steps["worker"].add("apps.jobs.lease:LeaseStep")
 app.steps["worker"].add("apps.jobs.prefork:PoolStep")
+app.steps["worker"].add("apps.jobs.counts:CountsStep")
 
 # Same URLs, same keys: kombu's transport, made to outlive an envelope that it cannot read.
 TRANSPORT_ALIASES.update(redis="apps.jobs.transport:Transport", rediss="apps.jobs.transport:Transport")

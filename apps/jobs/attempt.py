@@ -47,6 +47,8 @@ class Attempt:
         except (Ignore, Reject, QueueFull, *connections.LOST) as outcome:
             reason = outcome
             connections.patiently(lambda: self._settle(reason))
+            if isinstance(outcome, Ignore):
+                raise  # as it is: the main process counts snoozes and cancellations
             raise Ignore(str(outcome)) from outcome
         self.request.callbacks = self.request.chain = None  # continued in `_succeed`, not by Celery's tracer
         return result

@@ -198,7 +198,7 @@ TAKE_DUE = f"""
     ) AS due
     WHERE job.id = due.id
     RETURNING job.id, job.task, job.queue, job.priority, job.retries, job.parent_id, job.root_id,
-              job.args, job.kwargs, job.options
+              extract(epoch FROM job.run_at)::float, job.args, job.kwargs, job.options
 """
 
 NEXT_DUE = f"""
@@ -220,6 +220,7 @@ class Due:
     retries: int
     parent_id: UUID | None
     root_id: UUID | None
+    due: float  # seconds since the epoch
     args: list[Any]
     kwargs: dict[str, Any]
     options: dict[str, Any]
@@ -233,7 +234,7 @@ def take_due(queues: Iterable[str], limit: int) -> list[Due]:
     """
     with connection.cursor() as cursor:
         cursor.execute(TAKE_DUE, [list(queues), limit, WINDOW, WINDOW])
-        return [Due(*row[:7], *map(_loads, row[7:])) for row in cursor.fetchall()]
+        return [Due(*row[:8], *map(_loads, row[8:])) for row in cursor.fetchall()]
 
 
 def _loads(value: str) -> Any:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -183,6 +184,54 @@ class DeadLetter(models.Model):
 
     def __str__(self) -> str:
         return f"{self.task}: {self.get_kind_display()}"
+
+
+class Counts(models.Model):
+    """How often something happened to the jobs of a task in a queue. Written by `apps.jobs.counts` alone."""
+
+    task = models.CharField(max_length=255, help_text='"unknown", if the process that counted did not know it.')
+    queue = models.CharField(max_length=100)
+
+    sent = models.BigIntegerField(default=0, help_text="Messages that a relay handed to the broker.")
+    received = models.BigIntegerField(default=0, help_text="Messages that a worker took from the broker.")
+    started = models.BigIntegerField(default=0, help_text="Messages that a worker's pool took up.")
+    succeeded = models.BigIntegerField(default=0)
+    failed = models.BigIntegerField(default=0, help_text="Attempts after which the job is not tried again.")
+    retried = models.BigIntegerField(default=0, help_text="Attempts after which it is: an error, or a lost process.")
+    revoked = models.BigIntegerField(default=0, help_text="Jobs that were cancelled while they ran, or expired.")
+    rescued = models.BigIntegerField(default=0, help_text="Jobs whose worker died, and were handed on.")
+    duplicates = models.BigIntegerField(default=0, help_text="Messages that were dropped: their job was taken or over.")
+    snoozed = models.BigIntegerField(default=0)
+
+    wait_seconds = models.FloatField(default=0.0, help_text="Sum of the times from due to started.")
+    wait_buckets = ArrayField(models.BigIntegerField(), help_text="One for each of `counts.BOUNDS`, and one above.")
+    run_seconds = models.FloatField(default=0.0, help_text="Sum of the run times of attempts that succeeded.")
+    run_buckets = ArrayField(models.BigIntegerField(), help_text="As the waits.")
+
+    class Meta:
+        abstract = True
+
+
+class TaskMinute(Counts):
+    """One minute of it, for charts. Deleted after a while."""
+
+    minute = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["minute", "task", "queue"], name="one_row_a_minute")]
+
+    def __str__(self) -> str:
+        return f"{self.minute:%H:%M} {self.task} in {self.queue}"
+
+
+class TaskTotal(Counts):
+    """All of it, since the first migration: a counter in the sense of Prometheus, which never falls."""
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["task", "queue"], name="one_total")]
+
+    def __str__(self) -> str:
+        return f"{self.task} in {self.queue}"
 
 
 class Worker(models.Model):

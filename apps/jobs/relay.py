@@ -22,7 +22,7 @@ from django.db import connection, transaction
 from kombu.exceptions import BatchPublishError
 from kombu.exceptions import OperationalError as BrokerError
 
-from apps.jobs import connections, ledger, rescue, sensitive
+from apps.jobs import connections, counts, ledger, rescue, sensitive
 from apps.jobs.broker import BrokerWatch
 from apps.jobs.failures import Failure
 from apps.jobs.ledger import Due
@@ -65,6 +65,7 @@ class Relay:
                 logger.warning("The database is away: %s", str(exc).strip())
                 connection.close()
                 time.sleep(self._backoff())
+        counts.write()
         logger.info("Relay stopped")
 
     def _stop(self, *_: Any) -> None:
@@ -91,6 +92,7 @@ class Relay:
         if time.monotonic() >= self.next_rescue:
             self.rescue()
             self.next_rescue = time.monotonic() + settings.JOBS_RESCUE_EVERY.total_seconds()
+        counts.write_if_due()
         return self.publish_due()
 
     def publish_due(self) -> int:
@@ -98,6 +100,8 @@ class Relay:
             due = ledger.take_due(self.queues, BATCH)
             if due:
                 self._publish(due)
+        for job in due:
+            counts.count("sent", job.task, job.queue)
         return len(due)
 
     def _publish(self, due: Sequence[Due]) -> None:
@@ -132,9 +136,12 @@ class Relay:
 
 
 def as_message(app: Celery, job: Due) -> Any:
-    """The job as Celery's own task message (protocol 2). `ledger` tells the worker that there is a row to claim."""
+    """The job as Celery's own task message (protocol 2).
+
+    `ledger` tells the worker that there is a row to claim, `due` since when it waits.
+    """
     options = dict(job.options)
-    headers = {"ledger": True, **options.pop("headers", {})}
+    headers = {"ledger": True, "due": job.due, **options.pop("headers", {})}
     message = app.amqp.as_task_v2(
         str(job.id),
         job.task,

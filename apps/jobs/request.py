@@ -13,7 +13,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
 from celery.worker.request import Request
 
-from apps.jobs import connections, dead_letters, lease, ledger, rescue, sensitive
+from apps.jobs import connections, dead_letters, lease, ledger, meter, rescue, sensitive
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.ids import job_id_of
 from apps.jobs.redaction import redact
@@ -27,8 +27,13 @@ REQUEUE_AFTER = 5.0
 
 
 class JobRequest(Request):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        meter.received(self)
+
     def on_failure(self, exc_info: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False) -> None:
         exc = _cause(exc_info)
+        meter.ignored(self, exc)
         if lease.is_stopping() and (_worker_lost(exc) or isinstance(exc, Terminated)):
             self._hand_back()
         elif _worker_lost(exc) and self._in_ledger():
@@ -41,7 +46,8 @@ class JobRequest(Request):
             self._fail(exc_info, exc, send_failed_event, return_ok)
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name for it
-        """Events are what Flower shows: errors and results without the job's secrets."""
+        """Events are what is counted, and what Flower shows: errors and results without the job's secrets."""
+        meter.event(self, type, fields)
         secrets = sensitive.secrets_in(self.kwargs or {})
         if secrets:
             fields = {

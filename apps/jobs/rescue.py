@@ -19,7 +19,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 from kombu.utils.json import dumps
 
-from apps.jobs import chords, ledger
+from apps.jobs import chords, counts, ledger
 from apps.jobs.failures import Failure
 from apps.jobs.models import Job
 
@@ -115,6 +115,8 @@ def hand_on_expired(limit: int = 100) -> int:
         )
         for job in expired:
             _count_crash(job, Failure.worker_lost())
+    for job in expired:
+        counts.count("rescued", job.task, job.queue)
     return len(expired)
 
 

@@ -4,8 +4,9 @@ Problem. A ledger that keeps everything fills the disk; one that is emptied by a
 for minutes, in which nothing else of the table can be vacuumed.
 
 Guarantee. What goes: jobs that succeeded or were cancelled after `JOBS_KEEP_SUCCEEDED`, dead jobs and resolved dead
-letters after `JOBS_KEEP_DEAD`, workers that stopped or fell silent a week ago, chords that can never start. Batch by
-batch, each a transaction of its own that waits for nobody's lock; cut short anywhere, the next sweep goes on.
+letters after `JOBS_KEEP_DEAD`, workers that stopped or fell silent a week ago, minutes that were counted before that,
+chords that can never start. Batch by batch, each a transaction of its own that waits for nobody's lock; cut short
+anywhere, the next sweep goes on.
 
 What stays, however old: an open dead letter, and the job that it is about, with its list of errors; the parts of a
 chord that still waits for their results; a job that holds its unique key for longer.
@@ -28,6 +29,8 @@ from apps.jobs.models import Chord, Job
 BATCH = 1_000
 # A week to ask which worker ran a job.
 KEEP_WORKERS = timedelta(days=7)
+# A chart of this day last week.
+KEEP_MINUTES = timedelta(days=8)
 
 # Each batch goes on where the last one ended: the rows that stay would otherwise be read again every time.
 ENDED_JOBS = """
@@ -62,6 +65,15 @@ GONE_WORKERS = """
     RETURNING heartbeat_at
 """
 
+COUNTED_MINUTES = """
+    DELETE FROM jobs_taskminute WHERE id IN (
+        SELECT id FROM jobs_taskminute
+        WHERE minute >= %s AND minute < %s
+        ORDER BY minute LIMIT %s
+        FOR UPDATE SKIP LOCKED)
+    RETURNING minute
+"""
+
 ABANDONED_CHORDS = """
     SELECT chord.id FROM jobs_chord AS chord
     WHERE created_at < %s
@@ -83,6 +95,7 @@ class Swept:
     letters: int
     workers: int
     chords: int
+    minutes: int = 0
 
 
 def sweep(now: datetime | None = None) -> Swept:
@@ -96,6 +109,7 @@ def sweep(now: datetime | None = None) -> Swept:
         jobs=_delete(ENDED_JOBS, finished, [Job.State.SUCCEEDED, Job.State.CANCELLED])
         + _delete(ENDED_JOBS, died, [Job.State.DEAD]),
         workers=_delete(GONE_WORKERS, now - KEEP_WORKERS),
+        minutes=_delete(COUNTED_MINUTES, now - KEEP_MINUTES),
     )
 
 

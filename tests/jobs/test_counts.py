@@ -1,0 +1,122 @@
+"""Counts, checked against traffic that is known."""
+
+from typing import Any
+
+import pytest
+from celery import current_app
+from celery.exceptions import Ignore
+from django.db import OperationalError, connection
+
+from apps.jobs import counts, meter
+from apps.jobs.counts import BOUNDS, COUNTERS, Histogram
+from apps.jobs.models import TaskMinute, TaskTotal
+from apps.jobs.progress import Cancelled
+from apps.jobs.snooze import Snooze
+from tasks.lab import lab_nothing
+from tests.jobs.bench import Bench
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def nothing_counted() -> None:
+    counts._tallies.take()
+
+
+def total(task: str = "tasks.lab_nothing", queue: str = "default") -> TaskTotal:
+    return TaskTotal.objects.get(task=task, queue=queue)
+
+
+def counted(row: Any) -> dict[str, int]:
+    return {name: number for name in COUNTERS if (number := getattr(row, name))}
+
+
+def test_what_is_written_twice_is_added_up_in_the_minute_and_in_the_total() -> None:
+    for wait in (0.004, 3.0):
+        counts.count("started", "tasks.lab_nothing", "default", 2)
+        counts.observe("wait", "tasks.lab_nothing", "default", wait)
+        counts.write()
+    for row in (total(), TaskMinute.objects.get()):
+        assert counted(row) == {"started": 4}
+        assert row.wait_seconds == pytest.approx(3.004)
+        assert (row.wait_buckets[0], row.wait_buckets[BOUNDS.index(5.0)], sum(row.wait_buckets)) == (1, 1, 2)
+        assert sum(row.run_buckets) == 0
+
+
+def test_names_from_outside_make_one_row() -> None:
+    for number in range(3):
+        counts.count("sent", f"tasks.invented_{number}", f"queue {number}")
+    counts.write()
+    assert counted(total("unknown", "unknown")) == {"sent": 3}
+
+
+def test_nothing_that_happened_writes_nothing(django_assert_num_queries: Any) -> None:
+    with django_assert_num_queries(0):
+        counts.write()
+
+
+def test_counts_wait_for_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_: Any) -> None:
+        raise OperationalError("the server closed the connection")
+
+    counts.count("sent", "tasks.lab_nothing", "default")
+    with monkeypatch.context() as outage:
+        outage.setattr(counts, "_add", away)
+        outage.setattr(connection, "close", lambda: None)  # the test's own transaction
+        counts.write()
+    counts.count("sent", "tasks.lab_nothing", "default")
+    counts.write()
+    assert counted(total()) == {"sent": 2}
+
+
+def test_a_bound_belongs_to_its_bucket_and_what_is_longer_than_all_to_the_last() -> None:
+    histogram = Histogram()
+    histogram.observe(BOUNDS[0])
+    histogram.observe(BOUNDS[-1] + 1)
+    assert (histogram.buckets[0], histogram.buckets[-1], len(histogram.buckets)) == (1, 1, len(BOUNDS) + 1)
+
+
+def test_the_main_process_counts_each_step_of_a_message(bench: Bench) -> None:
+    lab_nothing.delay()
+    [message] = bench.send()
+    request = bench.request(message)
+    request.send_event("task-started")
+    request.send_event("task-succeeded", result="None", runtime=0.3)
+    request.send_event("task-sent")  # which is nothing that a worker does
+    counts.write()
+    row = total()
+    assert counted(row) == {"received": 1, "started": 1, "succeeded": 1}
+    assert 0 <= row.wait_seconds < 60
+    assert (sum(row.wait_buckets), row.run_seconds, row.run_buckets[BOUNDS.index(0.5)]) == (1, 0.3, 1)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "counter"),
+    [(Snooze(5), "snoozed"), (Cancelled(), "revoked"), (Ignore("duplicate"), "duplicates"), (Ignore("done"), None)],
+)
+def test_what_an_attempt_ignores_is_counted_by_its_reason(
+    bench: Bench, outcome: Exception, counter: str | None
+) -> None:
+    lab_nothing.delay()
+    [message] = bench.send()
+    meter.ignored(bench.request(message), outcome)
+    counts.write()
+    assert counted(total()) == {"received": 1, **({counter: 1} if counter else {})}
+
+
+def test_a_message_of_another_producer_has_no_due_time_and_no_wait(bench: Bench) -> None:
+    lab_nothing.delay()
+    [message] = bench.send()
+    del message.headers["due"]
+    bench.request(message).send_event("task-started")
+    counts.write()
+    assert sum(total().wait_buckets) == 0
+
+
+def test_a_relay_counts_what_it_sends(bench: Bench, valkey: Any) -> None:
+    from apps.jobs.relay import Relay
+
+    lab_nothing.delay_many([{}, {}])
+    Relay(current_app).publish_due()
+    counts.write()
+    assert counted(total()) == {"sent": 2}
