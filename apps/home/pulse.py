@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from django.db.models import Count
 from django.utils import timezone
 
-from apps.jobs.models import DeadLetter, Job, Worker
+from apps.jobs.models import DeadLetter, Worker
+from apps.jobs.queues import statuses
 
 # Workers renew their heartbeat every ten seconds; three missed ones mean that nobody is there.
 STALE = timedelta(seconds=30)
@@ -22,10 +22,10 @@ class Pulse:
 
 def pulse() -> Pulse:
     """Cheap however long the history is: only live rows and open letters are counted."""
-    live = dict(Job.objects.filter(state__in=Job.LIVE).values_list("state").annotate(Count("pk")))
+    queues = statuses()
     return Pulse(
-        waiting=live.get(Job.State.QUEUED, 0) + live.get(Job.State.SENT, 0),
-        running=live.get(Job.State.RUNNING, 0),
+        waiting=sum(queue.waiting for queue in queues),
+        running=sum(queue.running for queue in queues),
         letters=DeadLetter.objects.filter(state=DeadLetter.State.OPEN).count(),
         workers=Worker.objects.filter(stopped_at=None, heartbeat_at__gt=timezone.now() - STALE).count(),
     )

@@ -21,14 +21,22 @@ LIMITED_DEPTH = """
         LIMIT %s) AS waiting
 """
 
+# One scan for each partial index: `state IN (…)` fits none of them, and would read every job that ever ran.
 STATUS = """
-    SELECT queue,
-           count(*) FILTER (WHERE state = 'queued' AND run_at <= statement_timestamp() OR state = 'sent'),
-           count(*) FILTER (WHERE state = 'queued' AND run_at > statement_timestamp()),
-           count(*) FILTER (WHERE state = 'running'),
-           extract(epoch FROM statement_timestamp() - min(run_at) FILTER (
-               WHERE state = 'queued' AND run_at <= statement_timestamp() OR state = 'sent'))::float
-    FROM jobs_job WHERE state IN ('queued', 'sent', 'running') GROUP BY queue
+    SELECT queue, sum(waiting)::int, sum(later)::int, sum(running)::int,
+           extract(epoch FROM statement_timestamp() - min(oldest))::float
+    FROM (
+        SELECT queue,
+               count(*) FILTER (WHERE run_at <= statement_timestamp()) AS waiting,
+               count(*) FILTER (WHERE run_at > statement_timestamp()) AS later,
+               0 AS running,
+               min(run_at) FILTER (WHERE run_at <= statement_timestamp()) AS oldest
+        FROM jobs_job WHERE state = 'queued' GROUP BY queue
+        UNION ALL
+        SELECT queue, count(*), 0, 0, min(run_at) FROM jobs_job WHERE state = 'sent' GROUP BY queue
+        UNION ALL
+        SELECT queue, 0, 0, count(*), NULL FROM jobs_job WHERE state = 'running' GROUP BY queue
+    ) AS live GROUP BY queue
 """
 
 

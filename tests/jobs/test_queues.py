@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from apps.jobs import ledger, queues
@@ -88,3 +89,12 @@ def test_the_status_tells_waiting_later_and_running_apart(bench: Bench) -> None:
 
 def test_every_known_queue_has_a_status_even_an_empty_one(bench: Bench) -> None:
     assert {"high", "default", "io", "low"} <= {status.name for status in queues.statuses()}
+
+
+def test_looking_at_the_queues_reads_live_jobs_alone(bench: Bench) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute(f"EXPLAIN {queues.STATUS}")
+        plan = "\n".join(row[0] for row in cursor.fetchall())
+    assert "Seq Scan" not in plan
+    assert all(index in plan for index in ("job_due", "job_sent", "job_lease"))
