@@ -1,9 +1,10 @@
-"""Times as a person types them."""
+"""Times and queues as a person types them."""
 
 import argparse
 import re
 from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
@@ -37,3 +38,14 @@ def past(text: str) -> datetime:
 def future(text: str) -> datetime:
     """A moment, or in how long: `2h`."""
     return moment(text) or timezone.now() + duration(text)
+
+
+def queues(text: str) -> list[str]:
+    """`high,default`, in this order."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in settings.JOBS_QUEUES:
+            raise argparse.ArgumentTypeError(
+                f"There is no queue {name!r}. There are: {', '.join(settings.JOBS_QUEUES)}."
+            )
+    return names
