@@ -41,9 +41,10 @@ LONGEST_BACKOFF = 2.0
 
 
 class Relay:
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, queues: Sequence[str] = ()) -> None:
+        """All queues, unless some are named."""
         self.app = app
-        self.queues = list(settings.JOBS_QUEUES)
+        self.queues = list(queues or settings.JOBS_QUEUES)
         self.watch = BrokerWatch(app)
         self.ear = Ear()
         broker = app.connection_for_write()
