@@ -29,5 +29,15 @@ app.steps["worker"].add("apps.jobs.lease:LeaseStep")
 app.steps["worker"].add("apps.jobs.prefork:PoolStep")
 app.steps["worker"].add("apps.jobs.counts:CountsStep")
 
-# Same URLs, same keys: kombu's transport, made to outlive an envelope that it cannot read.
-TRANSPORT_ALIASES.update(redis="apps.jobs.transport:Transport", rediss="apps.jobs.transport:Transport")
+# Same URLs, same messages: kombu's transports, made to outlive an envelope that they cannot read and a server that does
+# not answer. By name, so that only the one in use is loaded.
+TRANSPORT_ALIASES.update(
+    redis="apps.jobs.transport:Transport",
+    rediss="apps.jobs.transport:Transport",
+    sentinel="apps.jobs.brokers.sentinel:Transport",
+    amqp="apps.jobs.brokers.rabbitmq:Transport",
+    pyamqp="apps.jobs.brokers.rabbitmq:Transport",
+    amqps="apps.jobs.brokers.rabbitmq:SSLTransport",
+    sqs="apps.jobs.brokers.sqs:Transport",
+    pgmq="apps.jobs.brokers.postgresql:Transport",
+)

@@ -4,7 +4,9 @@ Queues are named by how soon their jobs must start, because that is the promise 
 exception: its jobs wait for third parties and hardly use the processor, so one gevent worker runs a hundred of them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kombu import Exchange, Queue
 
@@ -30,8 +32,13 @@ QUEUES = {
 
 DEFAULT_QUEUE = "default"
 
-# Direct exchanges only: a topic exchange whose bindings were flushed from Redis accepts every publish and stores none.
-TASK_QUEUES = [Queue(name, Exchange(name, type="direct"), routing_key=name) for name in QUEUES]
+
+def task_queues(arguments: Mapping[str, Any]) -> list[Queue]:
+    """With direct exchanges only: a topic exchange that lost its bindings accepts every publish and stores none."""
+    return [
+        Queue(name, Exchange(name, type="direct"), routing_key=name, queue_arguments=dict(arguments)) for name in QUEUES
+    ]
+
 
 # Exact names first, then narrow globs, then broad ones: Celery takes the first that matches.
 TASK_ROUTES = {

@@ -6,10 +6,10 @@ from typing import Any
 import django_stubs_ext
 from django.core.exceptions import ImproperlyConfigured
 
-from config.broker import broker_transport_options
+from config.broker import broker_of
 from config.env import ROOT, env
 from config.logging import LOGGING as LOGGING
-from config.queues import DEFAULT_QUEUE, QUEUES, TASK_QUEUES, TASK_ROUTES
+from config.queues import DEFAULT_QUEUE, QUEUES, TASK_ROUTES, task_queues
 from config.schedule import SCHEDULE
 
 # Lets classes say `ModelAdmin[Job]` at run time too, as the type checker wants it.
@@ -166,9 +166,15 @@ SANDBOX_URL = env.str("SANDBOX_URL", "")
 
 # --- Celery -----------------------------------------------------------------------------------------------------------
 
-REDIS_URL = env.str("REDIS_URL", "redis://127.0.0.1:6379/0")
-CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", REDIS_URL)
-CELERY_BROKER_TRANSPORT_OPTIONS = broker_transport_options(CELERY_BROKER_URL)
+REDIS_URL = env.str("REDIS_URL", "")
+BROKER = broker_of(
+    env.str("CELERY_BROKER_URL", "") or REDIS_URL or "redis://127.0.0.1:6379/0", database=DATABASES["default"]
+)
+# Limits and the locks of broker-only tasks are in Redis where there is one, and in PostgreSQL where there is none.
+if BROKER.url.startswith(("redis://", "rediss://")):
+    REDIS_URL = REDIS_URL or BROKER.url
+CELERY_BROKER_URL = BROKER.url
+CELERY_BROKER_TRANSPORT_OPTIONS = dict(BROKER.options)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 # A worker waits for its broker for ever: the supervisor should see a waiting worker, not a crash loop.
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
@@ -181,7 +187,7 @@ CELERY_TASK_IGNORE_RESULT = True
 # The ledger has its own retention (below), so Celery's nightly clean-up of results is not scheduled.
 CELERY_RESULT_EXPIRES = None
 
-CELERY_TASK_QUEUES = TASK_QUEUES
+CELERY_TASK_QUEUES = task_queues(BROKER.queue_arguments)
 CELERY_TASK_ROUTES = TASK_ROUTES
 CELERY_TASK_DEFAULT_QUEUE = DEFAULT_QUEUE
 CELERY_TASK_DEFAULT_EXCHANGE_TYPE = "direct"
@@ -198,8 +204,7 @@ CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = False
 # The relay is the retry. A web request must not wait for a broker.
 CELERY_TASK_PUBLISH_RETRY = False
-# With late acks a prefetched message waits behind the running one; one spare a process keeps it busy.
-CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_PREFETCH_MULTIPLIER = BROKER.prefetch_multiplier
 # Every job has an end. A task that may take longer says so itself.
 CELERY_TASK_SOFT_TIME_LIMIT = 240
 CELERY_TASK_TIME_LIMIT = 300
@@ -209,7 +214,7 @@ CELERY_WORKER_MAX_MEMORY_PER_CHILD = 400_000
 # Checks every message before Celery does: see apps/jobs/consumer.py.
 CELERY_WORKER_CONSUMER = "apps.jobs.consumer:JobConsumer"
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
-CELERY_WORKER_SEND_TASK_EVENTS = True
+CELERY_WORKER_SEND_TASK_EVENTS = CELERY_WORKER_ENABLE_REMOTE_CONTROL = BROKER.has_events
 CELERY_TIMEZONE = "UTC"
 CELERY_ENABLE_UTC = True
 

@@ -1,6 +1,7 @@
 from celery import current_app
 from celery.signals import worker_shutting_down
 from django.apps import AppConfig
+from django.conf import settings
 from django.db.models.signals import post_migrate
 
 
@@ -15,5 +16,9 @@ class JobsConfig(AppConfig):
         redaction.install()
         worker_shutting_down.connect(lease.begin_shutdown)
         post_migrate.connect(schedule.ensure_schedule, sender=self)
+        if settings.BROKER.kind == "postgresql":
+            from apps.jobs.brokers import postgresql
+
+            post_migrate.connect(postgresql.install, sender=self)
         # Without this a plain Django process (the relay, the admin) has an empty task registry.
         current_app.autodiscover_tasks(["tasks"], related_name=None, force=True)

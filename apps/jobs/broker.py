@@ -1,17 +1,17 @@
 """What the broker has lost, found out by looking at the broker.
 
 Three rules, each enough by itself. A needless second message is dropped by the claim, so all of them may be wrong on
-the safe side.
+the safe side. What each kind of broker can tell stands in `apps.jobs.brokers`.
 
-1. The broker is not the one it was. A mark in its own memory names its process; a wiped, replaced or restarted broker
-   has no mark or another's, and every job that was sent before is sent again. The mark names the run of PostgreSQL too,
-   which after a crash may have forgotten the last claims, whose messages are gone.
+1. The broker is not the one it was. A mark in its own memory names it; a wiped or replaced broker has no mark or
+   another's, and every job that was sent before is sent again. The mark names the run of PostgreSQL too, which after a
+   crash may have forgotten the last claims, whose messages are gone.
 2. The queue is empty and nothing is unacknowledged, but the ledger has jobs that were sent a while ago.
 3. A job was sent longer than `JOBS_SENT_TIMEOUT` ago.
 """
 
 import logging
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from celery import Celery
@@ -19,12 +19,9 @@ from django.conf import settings
 from django.db import connection
 
 from apps.jobs import rescue
+from apps.jobs.brokers.memory import Memory
 
 logger = logging.getLogger(__name__)
-
-MARK = "nightshift:broker"
-# A message is on its way for milliseconds; a busy machine makes that a second or two.
-SETTLED = timedelta(seconds=5)
 
 
 class BrokerWatch:
@@ -36,32 +33,50 @@ class BrokerWatch:
         now, database = database_clock()
         lost = rescue.resend(before=now - settings.JOBS_SENT_TIMEOUT)
         with self.app.connection_for_write() as broker:
-            client = getattr(broker.default_channel, "client", None)
-            if client is not None and hasattr(client, "hlen"):
-                lost += self._resend_if_changed(client, now, database)
-                lost += self._resend_if_empty(broker.default_channel, now)
+            memory = memory_of(broker)
+            lost += _resend_if_changed(memory, now, database)
+            lost += rescue.resend(before=now - memory.settled, queues=memory.empty(settings.JOBS_QUEUES))
+            _bury_given_up(memory)
         return lost
 
-    def _resend_if_changed(self, client: Any, now: datetime, database: str) -> int:
-        runs = f"{client.info('server')['run_id']} {database}"
-        mark = client.get(MARK)
-        if mark is not None and _text(mark) == runs:
-            return 0
-        lost = rescue.resend(before=now)
-        client.set(MARK, runs)
-        if mark is not None or lost:
-            logger.warning("The broker was wiped, or one of the servers was restarted")
-        return lost
 
-    def _resend_if_empty(self, channel: Any, now: datetime) -> int:
-        if channel.client.hlen(channel.unacked_key):
-            return 0
-        empty = [name for name in settings.JOBS_QUEUES if channel._size(name) == 0]
-        return rescue.resend(before=now - SETTLED, queues=empty)
+def memory_of(broker: Any) -> Memory:
+    """Only the broker in use is imported: the others' clients take a second to load."""
+    match broker.transport.driver_type:
+        case "redis":
+            from apps.jobs.brokers.redis import RedisMemory
+
+            return RedisMemory(broker.default_channel)
+        case "amqp":
+            from apps.jobs.brokers.rabbitmq import RabbitMQMemory
+
+            return RabbitMQMemory(broker)
+        case "sqs":
+            from apps.jobs.brokers.sqs import SQSMemory
+
+            return SQSMemory(broker.default_channel, settings.JOBS_QUEUES)
+        case "pgmq":
+            from apps.jobs.brokers.postgresql import PostgreSQLMemory
+
+            return PostgreSQLMemory(broker.default_channel)
+        case kind:
+            raise LookupError(f"Nightshift cannot tell what a broker of the kind {kind!r} has lost.")
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _resend_if_changed(memory: Memory, now: datetime, database: str) -> int:
+    if memory.remembers(database):
+        return 0
+    lost = rescue.resend(before=now)
+    memory.remember(database)
+    if lost:
+        logger.warning("The broker was wiped, or one of the servers was restarted")
+    return lost
+
+
+def _bury_given_up(memory: Memory) -> None:
+    buried = memory.bury_given_up()
+    if buried:
+        logger.warning("The broker gave up on %d messages; they are dead letters now", buried)
 
 
 def database_clock() -> tuple[datetime, str]:

@@ -41,6 +41,10 @@ class BadMessage(ValueError):
 class JobConsumer(Consumer):
     next_flush = 0.0
 
+    class Blueprint(Consumer.Blueprint):
+        # Where the queues are quorum queues, Celery declares 28 more for countdowns. Ours wait in the ledger.
+        default_steps = [step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in str(step)]
+
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         handle = super().create_task_handler(*args, **kwargs)
 

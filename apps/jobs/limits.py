@@ -4,7 +4,8 @@ Problem. A supplier that allows 30 calls a minute counts all of ours. Celery's `
 worker's main process for itself: ten workers make 300 calls, and jobs that wait for their turn fill the worker's
 prefetch, in front of jobs of other tasks. Nothing in Celery limits how many run at once.
 
-Guarantee. `Rate` is counted in Redis, over a window that moves, for every process that names the same key and rate. A
+Guarantee. `Rate` is counted in Redis, over a window that moves, for every process that names the same key and rate;
+without Redis, in a row of PostgreSQL. A
 slot of `Running` is a running row of the ledger: it is taken under a lock, and set free by the same UPDATE that ends
 the job or lets it go, so a dead worker's slot comes back with its lease. Who is refused is snoozed, which costs no
 retry and no worker waits; so is everybody while Redis cannot be asked: a limit that cannot be counted is not passed.
@@ -31,7 +32,7 @@ from redis import ConnectionPool
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from apps.jobs import connections, ledger
+from apps.jobs import connections, ledger, windows
 from apps.jobs.ids import job_id_of
 from apps.jobs.snooze import Snooze
 
@@ -63,14 +64,23 @@ class Rate:
 
     def acquire(self) -> None:
         """Take one of the window's places, or raise Snooze until one is free."""
+        seconds = self._hit_in_redis() if settings.REDIS_URL else self._hit_in_postgresql()
+        if seconds is not None:
+            raise Snooze(max(0.0, seconds) + self._jitter(), f"{self.key!r} is limited to {self.limit}")
+
+    def _hit_in_redis(self) -> float | None:
+        """None if a place was taken, else in how many seconds one is free."""
         limiter = _limiter(settings.REDIS_URL)
         try:
             if limiter.hit(self.limit, self.key):
-                return
-            seconds = limiter.get_window_stats(self.limit, self.key).reset_time - time.time()
+                return None
+            return limiter.get_window_stats(self.limit, self.key).reset_time - time.time()
         except StorageError as exc:
             raise Snooze(_spread(WITHOUT_REDIS), f"the limit of {self.key!r} cannot be counted: {exc}") from exc
-        raise Snooze(max(0.0, seconds) + self._jitter(), f"{self.key!r} is limited to {self.limit}")
+
+    def _hit_in_postgresql(self) -> float | None:
+        name = self.limit.key_for(self.key)
+        return connections.patiently(lambda: windows.take(name, self.limit.amount, self.limit.get_expiry()))
 
     def _jitter(self) -> float:
         """Up to the time of two places: those that are refused together shall not all come back together."""

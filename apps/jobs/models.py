@@ -268,6 +268,27 @@ class QueuePause(models.Model):
         return f"{self.queue} paused"
 
 
+class RateWindow(models.Model):
+    """When the places of a limit were taken, where there is no Redis to count them: see `apps.jobs.windows`."""
+
+    key = models.CharField(max_length=255, primary_key=True)
+    taken_at = ArrayField(models.DateTimeField())
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class BrokerOnlyLock(models.Model):
+    """Who holds a broker-only task's unique key, where there is no Redis to hold it: see `apps.jobs.locks`."""
+
+    key = models.CharField(max_length=255, primary_key=True)
+    owner = models.CharField(max_length=255)
+    expires_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.owner}"
+
+
 class SchedulePolicy(models.Model):
     """What a periodic task does about ticks that were missed, and about a run that is not over yet."""
 

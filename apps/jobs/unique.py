@@ -4,7 +4,8 @@ Problem. The usual `SET NX EX 3600` outlives its job, or ends before it, and is 
 
 Guarantee. For a durable task the key is a column under a partial unique index: free of races, gone with a rollback,
 released by the very UPDATE that ends the job. `.delay()` of a duplicate returns the job that holds the key.
-A broker-only task has a lock in Redis, with its own id as the owner's token, released by compare-and-delete.
+A broker-only task has a lock in Redis, with its own id as the owner's token, released by compare-and-delete; without
+Redis, the lock is a row.
 
 Not guaranteed. A broker-only task's lock outlives a killed worker by at most the task's time limit.
 """
@@ -17,6 +18,8 @@ from typing import Any
 import redis
 from django.conf import settings
 from kombu.utils.json import dumps
+
+from apps.jobs import locks
 
 # Deleting a lock that has expired and belongs to another job by now would let a third one in.
 RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end"
@@ -35,6 +38,8 @@ def _redis() -> redis.Redis:
 
 def lock(key: str, owner: str, seconds: float) -> str:
     """Take the lock for this owner, or find out who has it. Returns the owner's token."""
+    if not settings.REDIS_URL:
+        return locks.take(key, owner, seconds)
     name = f"unique:{key}"
     while not _redis().set(name, owner, nx=True, px=int(seconds * 1000)):
         holder = _redis().get(name)
@@ -45,4 +50,7 @@ def lock(key: str, owner: str, seconds: float) -> str:
 
 def unlock(key: str, owner: str) -> None:
     """Release it, if it is still this owner's."""
-    _redis().eval(RELEASE, 1, f"unique:{key}", owner)
+    if settings.REDIS_URL:
+        _redis().eval(RELEASE, 1, f"unique:{key}", owner)
+    else:
+        locks.release(key, owner)

@@ -12,7 +12,8 @@ from django.conf import settings
 from django.utils import timezone
 
 from apps.jobs import connections, ledger, queues, rescue
-from apps.jobs.broker import MARK, SETTLED
+from apps.jobs.brokers.memory import SETTLED
+from apps.jobs.brokers.redis import MARK
 from apps.jobs.models import Job
 from apps.jobs.relay import Relay
 from tasks.lab import lab_add, lab_nothing

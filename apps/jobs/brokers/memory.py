@@ -1,0 +1,28 @@
+"""What a broker can tell about itself, for `apps.jobs.broker`."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Protocol
+
+# A message is on its way for milliseconds; a busy machine makes that a second or two.
+SETTLED = timedelta(seconds=5)
+
+
+class Memory(Protocol):
+    """settled: for how long a message may be on its way before an empty queue means that it is lost."""
+
+    settled: timedelta
+
+    def remembers(self, database: str) -> bool:
+        """Whether it is the broker, with the memory, to which `remember` was said of this run of the database."""
+        ...
+
+    def remember(self, database: str) -> None: ...
+
+    def empty(self, queues: Iterable[str]) -> list[str]:
+        """Those of the queues in which certainly nothing waits, and of which nothing is unacknowledged."""
+        ...
+
+    def bury_given_up(self) -> int:
+        """Make dead letters of what the broker has given up on; returns how many."""
+        ...

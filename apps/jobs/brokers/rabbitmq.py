@@ -1,0 +1,101 @@
+"""RabbitMQ: quorum queues that survive, confirms that do not wait for ever, and a queue of what it gave up on.
+
+Problem. A publish that is not confirmed may be lost; one that waits for a frozen broker's confirmation waits for ever.
+A message over its delivery limit leaves its queue, and without a person who looks there it is as good as lost.
+
+Guarantee. A publish is confirmed within seconds, or raises. What the broker gave up on becomes a dead letter, unless it
+belongs to the ledger, which counts for itself and sends again.
+
+Not guaranteed. RabbitMQ does not say how many messages of a queue are unacknowledged. "Empty" is certain only while
+nobody consumes; beside a living worker a lost message is found by its age.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+from amqp.exceptions import NotFound
+from kombu import Connection, Queue
+from kombu.transport import pyamqp
+
+from apps.jobs import dead_letters
+from apps.jobs.brokers.memory import SETTLED
+from apps.jobs.failures import Failure
+from config.broker import GIVEN_UP
+
+# A confirmed write to a majority's disks takes milliseconds (seconds).
+CONFIRM_WITHIN = 5
+# Every look renews the mark; one of a database that no longer runs goes away by itself (milliseconds).
+MARK_EXPIRES = 7 * 24 * 3600 * 1000
+
+
+class Channel(pyamqp.Channel):
+    def basic_publish_confirm(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("confirm_timeout") is None:
+            kwargs["confirm_timeout"] = CONFIRM_WITHIN
+        return super().basic_publish_confirm(*args, **kwargs)
+
+
+class BrokerConnection(pyamqp.Connection):
+    Channel = Channel
+
+
+class Transport(pyamqp.Transport):
+    Connection = BrokerConnection
+
+
+class SSLTransport(pyamqp.SSLTransport):
+    Connection = BrokerConnection
+
+
+class RabbitMQMemory:
+    settled = SETTLED
+
+    def __init__(self, broker: Connection) -> None:
+        self.broker = broker
+
+    def remembers(self, database: str) -> bool:
+        """The mark is a queue: it lasts as long as the messages do."""
+        return self._look(_mark(database)) is not None
+
+    def remember(self, database: str) -> None:
+        arguments = {"x-expires": MARK_EXPIRES}
+        self.broker.default_channel.queue_declare(_mark(database), durable=True, auto_delete=False, arguments=arguments)
+
+    def empty(self, queues: Iterable[str]) -> list[str]:
+        return [name for name in queues if self._is_empty(name)]
+
+    def _is_empty(self, queue: str) -> bool:
+        """A queue that is not there has lost everything. Where nobody consumes, nothing is unacknowledged."""
+        found = self._look(queue)
+        return found is None or (found.message_count == 0 and found.consumer_count == 0)
+
+    def _look(self, queue: str) -> Any:
+        """None if there is no such queue, for which RabbitMQ closes the channel."""
+        channel = self.broker.channel()
+        try:
+            return channel.queue_declare(queue, passive=True)
+        except NotFound:
+            return None
+        finally:
+            channel.close()
+
+    def bury_given_up(self) -> int:
+        queue = given_up().bind(self.broker.default_channel)
+        queue.declare()
+        buried = 0
+        while message := queue.get():
+            if not (message.headers or {}).get("ledger"):
+                dead_letters.write_for_message(message, Failure.worker_lost("Delivered too often, never acknowledged."))
+                buried += 1
+            message.ack()
+        return buried
+
+
+def given_up() -> Queue:
+    """In the default exchange, so that there is no binding which could get lost."""
+    return Queue(GIVEN_UP, queue_arguments={"x-queue-type": "quorum"})
+
+
+def _mark(database: str) -> str:
+    return f"nightshift.mark.{hashlib.sha256(database.encode()).hexdigest()[:16]}"

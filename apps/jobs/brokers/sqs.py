@@ -1,0 +1,105 @@
+"""Amazon SQS: standard and FIFO queues, and messages that kombu cannot read.
+
+Problem. kombu takes the endpoint from the URL's host alone, puts all messages of a FIFO queue into one group, in which
+each waits for the one before, and makes an empty call of a message that it cannot read.
+
+Guarantee. In a FIFO queue each job is a group of its own, unless its `MessageGroupId` header names one. What cannot be
+read reaches the consumer as it is, and becomes a dead letter there.
+
+Not guaranteed. Order within a group holds for a worker that runs one job at a time: SQS hands out up to ten messages of
+a group together. SQS counts its messages approximately, and about a minute late.
+"""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from json import loads
+from typing import Any
+
+from botocore.exceptions import ClientError
+from kombu.transport import SQS
+
+from apps.jobs.transport import readable
+
+# A tag of the queue: whoever deletes the queue deletes the mark.
+MARK = "nightshift-database"
+GONE = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")
+COUNTS = (
+    "ApproximateNumberOfMessages",
+    "ApproximateNumberOfMessagesNotVisible",
+    "ApproximateNumberOfMessagesDelayed",
+)
+FIFO = ".fifo"
+
+
+class Channel(SQS.Channel):
+    @property
+    def endpoint_url(self) -> Any:
+        return self.transport_options.get("endpoint_url") or SQS.Channel.endpoint_url.__get__(self)
+
+    @property
+    def suffix(self) -> str:
+        return FIFO if self.transport_options.get("fifo") else ""
+
+    def canonical_queue_name(self, queue_name: str) -> str:
+        name = super().canonical_queue_name(queue_name.removesuffix(FIFO))  # type: ignore[no-untyped-call]
+        return f"{name}{self.suffix}"
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        properties, headers = message["properties"], message.get("headers") or {}
+        if self.suffix:
+            properties["MessageGroupId"] = headers.get("MessageGroupId") or headers.get("id") or "default"
+        try:
+            super()._put(queue + self.suffix, message, **kwargs)  # type: ignore[no-untyped-call]
+        except ClientError as exc:
+            if exc.response["Error"]["Code"] not in GONE:
+                raise
+            self._queue_cache.clear()  # somebody has deleted the queue: make it anew
+            super()._put(queue + self.suffix, message, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _message_to_python(self, message: dict[str, Any], queue_name: str, q_url: str) -> Any:
+        body: bytes = self._decode_python_message_body(message["Body"])  # type: ignore[no-untyped-call]
+        text = body.decode("utf-8", "replace")
+        return self._envelope_payload(loads(readable(text)), text, message, q_url)  # type: ignore[no-untyped-call]
+
+
+class Transport(SQS.Transport):
+    Channel = Channel
+
+    # A refused call (a queue deleted, a token expired) is a reason to connect again, not to exit.
+    connection_errors: Any = (*SQS.Transport.connection_errors, ClientError)
+    channel_errors: Any = (*SQS.Transport.channel_errors, ClientError)
+
+
+class SQSMemory:
+    # Amazon's counts are right after about a minute.
+    settled = timedelta(minutes=2)
+
+    def __init__(self, channel: Any, queues: Iterable[str]) -> None:
+        self.channel = channel
+        self.queues = list(queues)
+
+    def remembers(self, database: str) -> bool:
+        return all(self._tags(queue).get(MARK) == _as_tag(database) for queue in self.queues)
+
+    def remember(self, database: str) -> None:
+        for queue in self.queues:
+            self.channel.sqs().tag_queue(QueueUrl=self.channel._new_queue(queue), Tags={MARK: _as_tag(database)})
+
+    def _tags(self, queue: str) -> dict[str, str]:
+        return dict(self.channel.sqs().list_queue_tags(QueueUrl=self.channel._new_queue(queue)).get("Tags", {}))
+
+    def empty(self, queues: Iterable[str]) -> list[str]:
+        return [name for name in queues if not any(self._counts(name))]
+
+    def _counts(self, queue: str) -> list[int]:
+        url = self.channel._new_queue(queue)
+        answer = self.channel.sqs().get_queue_attributes(QueueUrl=url, AttributeNames=list(COUNTS))
+        return [int(answer["Attributes"][name]) for name in COUNTS]
+
+    def bury_given_up(self) -> int:
+        return 0
+
+
+def _as_tag(database: str) -> str:
+    """Amazon allows letters, digits, spaces and a few signs."""
+    return database.replace("+", " ")
