@@ -11,11 +11,12 @@ class JobsConfig(AppConfig):
     verbose_name = "Jobs"
 
     def ready(self) -> None:
-        from apps.jobs import lease, redaction, schedule
+        from apps.jobs import groups, lease, redaction, schedule
 
         redaction.install()
         worker_shutting_down.connect(lease.begin_shutdown)
         post_migrate.connect(schedule.ensure_schedule, sender=self)
+        post_migrate.connect(groups.ensure_groups, sender=self)
         if settings.BROKER.kind == "postgresql":
             from apps.jobs.brokers import postgresql
 

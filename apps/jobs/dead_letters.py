@@ -9,14 +9,17 @@ closed in the same transaction: two operators who replay it at once make one job
 Not guaranteed. Replaying runs the task again: that it is safe to run twice is the task's business.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from celery import current_app
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
@@ -27,6 +30,42 @@ from apps.jobs.models import DeadLetter, Job
 
 # By the names that apply_async has for them, and those that a message has.
 CONTINUATIONS = {"link": "callbacks", "link_error": "errbacks", "chain": "chain"}
+
+# Replayed in one transaction: a few milliseconds a letter's share of the round trips, and no lock is held for long.
+BATCH = 500
+
+
+# A page of causes, the largest: who has more of them has one that is larger.
+CAUSES = 100
+
+OPEN_CAUSES = """
+    SELECT cause.*, latest.task, latest.kind, latest.exception, latest.message, latest.id
+    FROM (
+        SELECT fingerprint, count(*) AS count, min(created_at) AS first, max(created_at) AS last
+        FROM jobs_deadletter WHERE state = 'open'
+        GROUP BY fingerprint ORDER BY count DESC, last DESC LIMIT %s
+    ) AS cause CROSS JOIN LATERAL (
+        SELECT task, kind, exception, message, id FROM jobs_deadletter
+        WHERE state = 'open' AND fingerprint = cause.fingerprint
+        ORDER BY created_at DESC LIMIT 1
+    ) AS latest
+    ORDER BY cause.count DESC, cause.last DESC
+"""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Open letters that have one fingerprint; the rest is of the latest of them."""
+
+    fingerprint: str
+    count: int
+    first: datetime
+    last: datetime
+    task: str
+    kind: str
+    exception: str
+    message: str
+    letter_id: UUID
 
 
 class NotReplayable(ValueError):
@@ -95,12 +134,13 @@ def replay(letter_id: Any, *, by: Any = None, kwargs: Mapping[str, Any] | None =
         letter = DeadLetter.objects.select_for_update().get(pk=letter_id)
         if letter.state != DeadLetter.State.OPEN:
             return None
-        [recorded] = ledger.record([_job_again(letter, kwargs, delay)])
-        _resolve(letter, DeadLetter.State.REPLAYED, by=by, replay_id=recorded.id)
+        job = replace(_job_again(letter, kwargs), delay=delay, owner_id=_owners([letter]).get(_origin(letter)))
+        [recorded] = ledger.record([job])
+        _close_replayed({letter.pk: recorded.id}, by)
     return recorded.id
 
 
-def _job_again(letter: DeadLetter, kwargs: Mapping[str, Any] | None, delay: float) -> ledger.NewJob:
+def _job_again(letter: DeadLetter, kwargs: Mapping[str, Any] | None = None) -> ledger.NewJob:
     task = current_app.tasks.get(letter.task)
     if task is None:
         raise NotReplayable(f"No task is named {letter.task!r}. Deploy code that knows it, or discard the letter.")
@@ -114,25 +154,72 @@ def _job_again(letter: DeadLetter, kwargs: Mapping[str, Any] | None, delay: floa
     if letter.queue in settings.JOBS_QUEUES:
         options["queue"] = letter.queue
     job: ledger.NewJob = task.new_job(args, sensitive.seal(new_kwargs, task.sensitive), None, options)
-    replayed = letter.job_id or letter.id
-    owner_id = Job.objects.filter(pk=replayed).values_list("owner_id", flat=True).first()
-    return replace(job, delay=delay, replay_of=replayed, owner_id=owner_id)
+    return replace(job, replay_of=_origin(letter))
+
+
+def _origin(letter: DeadLetter) -> UUID:
+    """What a replay points back to: the job that died, or the letter itself of what never was a job."""
+    return letter.job_id or letter.id
+
+
+def _owners(letters: "Iterable[DeadLetter]") -> dict[UUID, int | None]:
+    return dict(Job.objects.filter(pk__in=map(_origin, letters)).values_list("pk", "owner_id"))
+
+
+def named_arguments(letter: DeadLetter) -> dict[str, Any]:
+    """All arguments by name, for one of them to be changed. Raises `NotReplayable`."""
+    task = current_app.tasks.get(letter.task)
+    if not letter.args or task is None:
+        return dict(letter.kwargs)
+    try:
+        return {**inspect.signature(task.run).bind_partial(*letter.args).arguments, **letter.kwargs}
+    except TypeError as exc:
+        raise NotReplayable(f"The arguments do not fit {letter.task}: {exc}. Give all of them anew.") from exc
+
+
+def _close_replayed(made: Mapping[UUID, UUID], by: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE jobs_deadletter SET state = 'replayed', resolved_at = statement_timestamp(), resolved_by_id = %s,"
+            " replay_id = made.job_id"
+            " FROM unnest(%s::uuid[], %s::uuid[]) AS made (letter_id, job_id) WHERE id = made.letter_id",
+            [by and by.pk, list(made.keys()), list(made.values())],
+        )
 
 
 def replay_many(letters: "QuerySet[DeadLetter]", *, by: Any = None, over: timedelta = timedelta(0)) -> list[Any]:
     """Replay every open letter of the query, evenly spread over a time, so that what broke is not broken again.
 
-    Returns the new jobs' ids. Letters that cannot be replayed stay open.
+    Returns the new jobs' ids. Letters that cannot be replayed stay open. Batch by batch, each a transaction of its
+    own: cut short anywhere, it has replayed some and forgotten none.
     """
     ids = list(letters.filter(state=DeadLetter.State.OPEN).order_by("created_at").values_list("pk", flat=True))
     step = over.total_seconds() / max(1, len(ids))
-    made = []
-    for position, letter_id in enumerate(ids):
-        try:
-            made.append(replay(letter_id, by=by, delay=position * step))
-        except NotReplayable:
-            continue
-    return [job_id for job_id in made if job_id is not None]
+    made: list[Any] = []
+    for start in range(0, len(ids), BATCH):
+        made += replay_batch(ids[start : start + BATCH], by=by, delay=start * step, step=step).values()
+    return made
+
+
+def replay_batch(ids: Sequence[UUID], *, by: Any = None, delay: float = 0.0, step: float = 0.0) -> dict[UUID, UUID]:
+    """Replay those that are open and can be: in one transaction, the first after `delay` seconds, each next a `step`
+    later. Returns the new jobs by letter.
+    """
+    with transaction.atomic():
+        # In one order: two operators who replay the same letters wait for each other, and do not deadlock.
+        locked = DeadLetter.objects.select_for_update().order_by("pk")
+        found = {letter.pk: letter for letter in locked.filter(pk__in=ids, state=DeadLetter.State.OPEN)}
+        owners = _owners(found.values())
+        jobs = {}
+        for position, letter_id in enumerate(ids):
+            with suppress(KeyError, NotReplayable):
+                letter = found[letter_id]
+                job = _job_again(letter)
+                jobs[letter_id] = replace(job, delay=delay + position * step, owner_id=owners.get(_origin(letter)))
+        recorded = ledger.record(list(jobs.values())) if jobs else []
+        made = {letter_id: job.id for letter_id, job in zip(jobs, recorded, strict=True)}
+        _close_replayed(made, by)
+    return made
 
 
 def discard(letters: "QuerySet[DeadLetter]", reason: str, *, by: Any = None) -> int:
@@ -144,12 +231,11 @@ def discard(letters: "QuerySet[DeadLetter]", reason: str, *, by: Any = None) -> 
     )
 
 
-def _resolve(letter: DeadLetter, state: DeadLetter.State, **values: Any) -> None:
-    letter.state = state
-    letter.resolved_at = timezone.now()
-    letter.resolved_by = values["by"]
-    letter.replay_id = values["replay_id"]
-    letter.save(update_fields=["state", "resolved_at", "resolved_by", "replay_id"])
+def causes() -> list[Cause]:
+    """What keeps the open letters here, the most frequent first; at most `CAUSES`."""
+    with connection.cursor() as cursor:
+        cursor.execute(OPEN_CAUSES, [CAUSES])
+        return [Cause(*row) for row in cursor.fetchall()]
 
 
 def matching(

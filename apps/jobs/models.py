@@ -95,6 +95,25 @@ class Job(models.Model):
             models.Index(
                 fields=["finished_at"], name="job_finished", condition=Q(state__in=["succeeded", "dead", "cancelled"])
             ),
+            # For those who look at a million ended jobs: written once a job, at its end. See `apps.jobs.paging`.
+            models.Index(
+                fields=["created_at"], name="job_ended", condition=Q(state__in=["succeeded", "dead", "cancelled"])
+            ),
+            models.Index(
+                fields=["task", "created_at"],
+                name="job_ended_task",
+                condition=Q(state__in=["succeeded", "dead", "cancelled"]),
+            ),
+            models.Index(
+                fields=["queue", "created_at"],
+                name="job_ended_queue",
+                condition=Q(state__in=["succeeded", "dead", "cancelled"]),
+            ),
+            models.Index(
+                fields=["state", "created_at"], name="job_unhappy", condition=Q(state__in=["dead", "cancelled"])
+            ),
+            models.Index(fields=["parent_id"], name="job_parent", condition=Q(parent_id__isnull=False)),
+            models.Index(fields=["replay_of"], name="job_replay", condition=Q(replay_of__isnull=False)),
         ]
         constraints = [
             models.UniqueConstraint(fields=["unique_key"], name="job_unique", condition=Q(unique_key__isnull=False)),
@@ -104,7 +123,10 @@ class Job(models.Model):
                 | Q(state__in=["queued", "sent", "running"], finished_at__isnull=True),
             ),
         ]
-        permissions = [("cancel_job", "Can cancel a job")]
+        permissions = [
+            ("cancel_job", "Can cancel a job"),
+            ("run_job", "Can run or retry a waiting job now"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.task} {self.id}"
@@ -176,6 +198,7 @@ class DeadLetter(models.Model):
         indexes = [
             models.Index(fields=["fingerprint", "created_at"], name="letter_open", condition=Q(state="open")),
             models.Index(fields=["resolved_at"], name="letter_resolved", condition=~Q(state="open")),
+            models.Index(fields=["replay_id"], name="letter_replay", condition=Q(replay_id__isnull=False)),
         ]
         permissions = [
             ("replay_deadletter", "Can replay a dead letter"),
@@ -262,6 +285,8 @@ class QueuePause(models.Model):
     paused_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+")
 
     class Meta:
+        verbose_name = "paused queue"
+        verbose_name_plural = "queues"
         permissions = [("pause_queue", "Can pause and resume a queue")]
 
     def __str__(self) -> str:
@@ -311,6 +336,7 @@ class SchedulePolicy(models.Model):
 
     class Meta:
         verbose_name_plural = "schedule policies"
+        permissions = [("run_schedule", "Can run a schedule now")]
 
     def __str__(self) -> str:
         return f"missed: {self.missed}, overlap: {self.overlap}"

@@ -1,42 +1,103 @@
+from collections.abc import Collection
 from typing import Any
+from uuid import UUID
 
 from django.contrib import admin
 from django.contrib.humanize.templatetags.humanize import naturaltime
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 
 from apps.jobs import ledger
-from apps.jobs.admin.records import (
-    MESSAGE_IN_LIST,
-    QueueFilter,
-    RecordAdmin,
-    TaskFilter,
-    as_json,
-    folded,
-    found,
-    job_link,
+from apps.jobs.admin.acts import Act, ActingAdmin, Batch
+from apps.jobs.admin.filters import CreatedFilter, QueueFilter, TaskFilter, known_tasks
+from apps.jobs.admin.records import SEARCHED, as_json, job_link, shortened, state_badge, with_id, with_text
+from apps.jobs.models import DeadLetter, Job
+from apps.jobs.paging import JobPaginator, newest_ids
+from apps.jobs.spans import span
+from apps.jobs.timeline import timeline
+
+# As many of a job's children as its page names; the list, searched by the job's id, has them all.
+CHILDREN_SHOWN = 20
+# Each state by itself, as its partial index has it.
+LIVE = Q(state=Job.State.QUEUED) | Q(state=Job.State.SENT) | Q(state=Job.State.RUNNING)
+
+
+def cancel(batch: Batch) -> Collection[UUID]:
+    """Those that had ended meanwhile are left as they are."""
+    wanted = (Job.State.CANCELLED, Job.State.RUNNING)
+    return [job_id for job_id in batch.ids if ledger.cancel(job_id) in wanted]
+
+
+def hurry(batch: Batch) -> Collection[UUID]:
+    queued = list(Job.objects.filter(pk__in=batch.ids, state=Job.State.QUEUED).values_list("pk", flat=True))
+    ledger.hurry(queued)
+    return queued
+
+
+CANCEL = Act(
+    name="cancel",
+    label="Cancel",
+    done="Cancelled",
+    means="cancelled. What runs stops at its next checkpoint",
+    permission="jobs.cancel_job",
+    applies_to=LIVE,
+    none="None of these is live: there is nothing to cancel.",
+    otherwise="had ended before.",
+    perform=cancel,
 )
-from apps.jobs.models import DeadLetter, Job, Worker
+RUN_NOW = Act(
+    name="run_now",
+    label="Run now",
+    done="Made due now",
+    means="made due now, and so started as soon as a worker is free",
+    permission="jobs.run_job",
+    applies_to=Q(state=Job.State.QUEUED, errors=[]),
+    none="None of these waits for its time.",
+    otherwise="had been started before.",
+    perform=hurry,
+)
+RETRY_NOW = Act(
+    name="retry_now",
+    label="Retry now",
+    done="Made due now",
+    means="tried again without waiting for their time",
+    permission="jobs.run_job",
+    applies_to=Q(state=Job.State.QUEUED) & ~Q(errors=[]),
+    none="None of these waits for another attempt.",
+    otherwise="had been started before.",
+    perform=hurry,
+)
 
 
 @admin.register(Job)
-class JobAdmin(RecordAdmin):
-    list_display = ("task", "state", "queue", "attempts", "age", "last_error", "id")
-    list_display_links = ("task", "id")
-    list_filter = ("state", QueueFilter, TaskFilter)
+class JobAdmin(ActingAdmin):
+    list_display = ("task", "badge", "queue", "attempts", "waited", "ran", "age", "last_error", "short_id")
+    list_display_links = ("task", "short_id")
+    list_filter = ("state", QueueFilter, TaskFilter, CreatedFilter)
     search_fields = ("id",)
-    search_help_text = "An id; or a part of the task's name, of its arguments, or of an error."
-    ordering = ("-id",)  # which is by time, and by an index that is there anyway
-    actions = ("cancel", "run_now")
-    fields = readonly_fields = (
+    search_help_text = (
+        f"An id finds a job, its children and its replays. Other text is looked for in the newest {SEARCHED:,} jobs"
+        " that the filters leave: in the task's name, the arguments and the errors."
+    )
+    ordering = ("-created_at",)
+    sortable_by = ("age",)
+    paginator = JobPaginator
+    acts = (CANCEL, RETRY_NOW, RUN_NOW)
+    cause_fields = ("task", "state")
+    change_form_template = "admin/jobs/job.html"
+    readonly_fields = (
         "task",
         "state",
         "queue",
         "priority",
         "shown_args",
         "shown_kwargs",
+        "shown_result",
+        "waited",
+        "ran",
         "retries",
         "attempts",
         "crashes",
@@ -47,17 +108,26 @@ class JobAdmin(RecordAdmin):
         "finished_at",
         "expires_at",
         "lease_until",
-        "shown_worker",
         "cancel_requested",
         "progress",
-        "shown_result",
-        "shown_errors",
-        "shown_letter",
         "unique_key",
         "running_key",
         "owner",
+        "shown_letter",
         "shown_parent",
+        "shown_children",
         "shown_replay_of",
+        "shown_replays",
+    )
+    fieldsets = (
+        ("Call", {"fields": ("task", "shown_args", "shown_kwargs", "shown_result", "queue", "priority", "owner")}),
+        (
+            "Related",
+            {"fields": ("shown_letter", "shown_parent", "shown_children", "shown_replay_of", "shown_replays")},
+        ),
+        ("Counts", {"fields": ("attempts", "retries", "crashes", "waited", "ran", "progress", "cancel_requested")}),
+        ("Times", {"fields": ("created_at", "run_at", "sent_at", "started_at", "finished_at", "expires_at")}),
+        ("Locks", {"fields": ("lease_until", "unique_key", "running_key"), "classes": ("collapse",)}),
     )
 
     def get_search_results(
@@ -65,16 +135,50 @@ class JobAdmin(RecordAdmin):
     ) -> tuple["QuerySet[Job]", bool]:
         if not search_term.strip():
             return queryset, False
-        ids = ("id", "root_id", "parent_id", "replay_of")
-        return found(queryset, search_term, ids, ("task", "args", "kwargs", "errors")), False
+        family = with_id(queryset, search_term, ("id", "parent_id", "replay_of"))
+        if family is not None:
+            return family, False
+        if search_term.strip() in known_tasks():
+            return queryset.filter(task=search_term.strip()), False
+        columns = ("task", "args", "kwargs", "errors")
+        return with_text(queryset, newest_ids(queryset, SEARCHED), search_term, columns), False
 
-    @admin.display(description="created", ordering="id")
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        job = kwargs["obj"]
+        context |= {"job": job, "moments": timeline(job), "may_replay": request.user.has_perm("jobs.replay_deadletter")}
+        context["letter"] = DeadLetter.objects.filter(job_id=job.pk).first()
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    @admin.display(description="state")
+    def badge(self, job: Job) -> str:
+        return state_badge(job.state)
+
+    @admin.display(description="wait")
+    def waited(self, job: Job) -> str:
+        """From when the latest attempt was due until it started; for a job that waits, until now."""
+        if job.state in (Job.State.QUEUED, Job.State.SENT):
+            return span(timezone.now() - job.run_at) if job.run_at <= timezone.now() else "–"
+        return span(job.started_at - job.run_at) if job.started_at else "–"
+
+    @admin.display(description="run")
+    def ran(self, job: Job) -> str:
+        """Of the latest attempt; of one that runs, until now."""
+        if job.started_at is None or job.state in (Job.State.QUEUED, Job.State.SENT):
+            return "–"
+        return span((job.finished_at or timezone.now()) - job.started_at)
+
+    @admin.display(description="created", ordering="created_at")
     def age(self, job: Job) -> str:
         return naturaltime(job.created_at)
 
     @admin.display(description="last error")
     def last_error(self, job: Job) -> str:
-        return str(job.errors[-1].get("message", ""))[:MESSAGE_IN_LIST] if job.errors else ""
+        return shortened(str(job.errors[-1].get("message", ""))) if job.errors else ""
+
+    @admin.display(description="id")
+    def short_id(self, job: Job) -> str:
+        """The end: ids of the same second begin alike."""
+        return f"…{str(job.pk)[-12:]}"
 
     @admin.display(description="args")
     def shown_args(self, job: Job) -> str:
@@ -88,51 +192,35 @@ class JobAdmin(RecordAdmin):
     def shown_result(self, job: Job) -> str:
         return as_json(job.result)
 
-    @admin.display(description="worker")
-    def shown_worker(self, job: Job) -> str:
-        """Its row may be gone: workers are kept for a week."""
-        if job.worker_id is None:
-            return "–"
-        return str(Worker.objects.filter(pk=job.worker_id).first() or job.worker_id)
-
-    @admin.display(description="errors")
-    def shown_errors(self, job: Job) -> str:
-        rows = ((folded(_summary(error), error.get("traceback", "")),) for error in job.errors)
-        return format_html_join("", "{}", rows) or "–"
-
     @admin.display(description="dead letter")
     def shown_letter(self, job: Job) -> str:
         letter = DeadLetter.objects.filter(job_id=job.pk).first()
         if letter is None:
             return "–"
-        return format_html('<a href="{}">{}</a>', reverse("admin:jobs_deadletter_change", args=[letter.pk]), letter)
+        address = reverse("admin:jobs_deadletter_change", args=[letter.pk])
+        return format_html('<a href="{}">{}</a> ({})', address, letter, letter.state)
 
-    @admin.display(description="asked for by")
+    @admin.display(description="started by")
     def shown_parent(self, job: Job) -> str:
         return job_link(job.parent_id)
+
+    @admin.display(description="started")
+    def shown_children(self, job: Job) -> str:
+        return _listed(Job.objects.filter(parent_id=job.pk))
 
     @admin.display(description="replay of")
     def shown_replay_of(self, job: Job) -> str:
         return job_link(job.replay_of)
 
-    def has_cancel_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("jobs.cancel_job")
-
-    @admin.action(description="Cancel", permissions=["cancel"])
-    def cancel(self, request: HttpRequest, jobs: "QuerySet[Job]") -> None:
-        live = list(jobs.filter(state__in=Job.LIVE).values_list("pk", flat=True))
-        for job_id in live:
-            ledger.cancel(job_id)
-        self.log_many(request, Job.objects.filter(pk__in=live), "Cancelled.")
-        self.message_user(request, f"Cancelled {len(live):,}. What runs now stops at its next checkpoint.")
-
-    @admin.action(description="Run now", permissions=["cancel"])
-    def run_now(self, request: HttpRequest, jobs: "QuerySet[Job]") -> None:
-        queued = list(jobs.filter(state=Job.State.QUEUED).values_list("pk", flat=True))
-        hurried = ledger.hurry(queued)
-        self.log_many(request, Job.objects.filter(pk__in=queued), "Made due now.")
-        self.message_user(request, f"Made {hurried:,} due now.")
+    @admin.display(description="replayed as")
+    def shown_replays(self, job: Job) -> str:
+        return _listed(Job.objects.filter(replay_of=job.pk))
 
 
-def _summary(error: dict[str, Any]) -> str:
-    return f"{error.get('at', '')[:19]} {error.get('exception', '')}: {error.get('message', '')}"
+def _listed(jobs: "QuerySet[Job]") -> str:
+    rows = [
+        (reverse("admin:jobs_job_change", args=[job.pk]), job.task, job.state) for job in jobs[: CHILDREN_SHOWN + 1]
+    ]
+    lines = format_html_join("", '<li><a href="{}">{}</a> ({})</li>', rows[:CHILDREN_SHOWN])
+    more = "<li>… and more</li>" if len(rows) > CHILDREN_SHOWN else ""
+    return format_html("<ul>{}{}</ul>", lines, more and format_html(more)) if rows else "–"

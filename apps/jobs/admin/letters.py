@@ -1,58 +1,110 @@
-from collections.abc import Callable
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from django import forms
-from django.contrib import admin, messages
-from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib import admin
 from django.contrib.humanize.templatetags.humanize import naturaltime
-from django.db import transaction
-from django.db.models import Count, QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.core.exceptions import PermissionDenied
+from django.db.models import Q, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, StreamingHttpResponse
 from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
 
 from apps.jobs import dead_letters
+from apps.jobs.admin import export, replay
+from apps.jobs.admin.acts import Act, ActingAdmin, AskForm, Batch
+from apps.jobs.admin.filters import CreatedFilter, QueueFilter, TaskFilter
 from apps.jobs.admin.records import (
-    MESSAGE_IN_LIST,
-    QueueFilter,
-    RecordAdmin,
-    TaskFilter,
+    SEARCHED,
     as_json,
     folded,
-    found,
     job_link,
+    link,
+    shortened,
+    state_badge,
+    with_id,
+    with_text,
 )
 from apps.jobs.models import DeadLetter
 
-# How many causes the page shows that asks for confirmation.
-CAUSES_SHOWN = 10
+OPEN = Q(state=DeadLetter.State.OPEN)
+# Minutes: who has to spread a replay over more than a day should mend something first.
+LONGEST_SPREAD = 24 * 60
 
 
-class ReplayForm(forms.Form):
+class ReplayForm(AskForm):
     minutes = forms.IntegerField(
         min_value=0,
-        max_value=24 * 60,
+        max_value=LONGEST_SPREAD,
         initial=0,
         label="Spread over minutes",
         help_text="So that what broke is not broken again by all of them at once. 0: now.",
     )
 
 
-class DiscardForm(forms.Form):
+class DiscardForm(AskForm):
     reason = forms.CharField(
-        widget=forms.Textarea(attrs={"rows": 3, "cols": 60}), help_text="For the next person who asks."
+        max_length=2_000,
+        widget=forms.Textarea(attrs={"rows": 3, "cols": 60}),
+        help_text="For the next person who asks.",
     )
 
 
+def replay_batch(batch: Batch) -> Collection[UUID]:
+    step = timedelta(minutes=batch.asked["minutes"]).total_seconds() / batch.total
+    return dead_letters.replay_batch(batch.ids, by=batch.by, delay=batch.start * step, step=step)
+
+
+def discard_batch(batch: Batch) -> Collection[UUID]:
+    locked = DeadLetter.objects.filter(OPEN, pk__in=batch.ids).select_for_update().order_by("pk")
+    ids = list(locked.values_list("pk", flat=True))
+    dead_letters.discard(DeadLetter.objects.filter(pk__in=ids), batch.asked["reason"], by=batch.by)
+    return ids
+
+
+REPLAY = Act(
+    name="replay",
+    label="Replay",
+    done="Replayed",
+    means="replayed: each becomes a new job",
+    permission="jobs.replay_deadletter",
+    applies_to=OPEN,
+    none="None of these is open any more: nothing was replayed.",
+    otherwise="cannot be replayed: their task is unknown, or the arguments do not fit. One alone says why.",
+    perform=replay_batch,
+    form=ReplayForm,
+)
+DISCARD = Act(
+    name="discard",
+    label="Discard",
+    done="Discarded",
+    means="discarded: closed without a replay",
+    permission="jobs.discard_deadletter",
+    applies_to=OPEN,
+    none="None of these is open any more: nothing was discarded.",
+    otherwise="had been resolved by somebody else.",
+    perform=discard_batch,
+    form=DiscardForm,
+)
+
+
 @admin.register(DeadLetter)
-class DeadLetterAdmin(RecordAdmin):
-    list_display = ("task", "short_message", "kind", "queue", "attempts", "age", "state")
+class DeadLetterAdmin(ActingAdmin):
+    list_display = ("task", "short_message", "kind", "queue", "attempts", "age", "badge")
     list_display_links = ("task", "short_message")
-    list_filter = ("state", "kind", QueueFilter, TaskFilter)
+    list_filter = ("state", "kind", QueueFilter, TaskFilter, CreatedFilter)
     search_fields = ("id",)
-    search_help_text = "An id; or a part of the task's name, of its arguments, or of the error; or a fingerprint."
+    search_help_text = (
+        f"An id, or a fingerprint, finds any letter. Other text is looked for in the newest {SEARCHED:,} that the"
+        " filters leave: in the task's name, the arguments and the error."
+    )
     ordering = ("-created_at",)
-    actions = ("replay", "discard")
+    sortable_by = ("age",)
+    actions = ("export_csv", "export_json")
+    acts = (REPLAY, DISCARD)
+    cause_fields = ("task", "kind", "exception")
     fields = readonly_fields = (
         "task",
         "kind",
@@ -62,32 +114,102 @@ class DeadLetterAdmin(RecordAdmin):
         "shown_args",
         "shown_kwargs",
         "attempts",
-        "fingerprint",
+        "shown_fingerprint",
         "shown_job",
         "created_at",
-        "state",
+        "badge",
         "resolved_at",
         "resolved_by",
         "reason",
         "shown_replay",
     )
 
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view
+        return [
+            path("causes/", view(self.causes), name="jobs_deadletter_causes"),
+            path("<uuid:pk>/replay/", view(self.replay_one), name="jobs_deadletter_replay"),
+            *super().get_urls(),
+        ]
+
     def get_search_results(
         self, request: HttpRequest, queryset: "QuerySet[DeadLetter]", search_term: str
     ) -> tuple["QuerySet[DeadLetter]", bool]:
-        if not search_term.strip():
+        term = search_term.strip()
+        if not term:
             return queryset, False
-        texts = ("task", "message", "exception", "fingerprint", "args", "kwargs")
-        return found(queryset, search_term, ("id", "job_id", "replay_id"), texts), False
+        if DeadLetter.objects.filter(fingerprint=term).exists():  # which is 32 hexadecimal digits, as an id may be
+            return queryset.filter(fingerprint=term), False
+        found = with_id(queryset, term, ("id", "job_id", "replay_id"))
+        columns = ("task", "message", "exception", "args", "kwargs")
+        return (with_text(queryset, queryset[:SEARCHED].values("pk"), term, columns) if found is None else found), False
 
-    @admin.display(description="message", ordering="message")
+    # --- Causes -------------------------------------------------------------------------------------------------------
+
+    def causes(self, request: HttpRequest) -> HttpResponse:
+        """Open letters by fingerprint: a hundred letters are mostly one cause."""
+        if request.method not in ("GET", "HEAD"):
+            return HttpResponseNotAllowed(["GET", "HEAD"])
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        causes = dead_letters.causes()
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Dead letters by cause",
+            "opts": self.opts,
+            "media": self.media,
+            "causes": causes,
+            "letters": sum(cause.count for cause in causes),
+            "at_most": dead_letters.CAUSES,
+            "acts": self.permitted(request),
+            "list": reverse("admin:jobs_deadletter_changelist"),
+        }
+        return TemplateResponse(request, "admin/jobs/deadletter/causes.html", context)
+
+    # --- One letter ---------------------------------------------------------------------------------------------------
+
+    def buttons(self, request: HttpRequest, row: DeadLetter) -> list[tuple[str, str]]:
+        return [(label, address) for label, address in super().buttons(request, row) if label != REPLAY.label]
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        letter = kwargs["obj"]
+        if letter.state == DeadLetter.State.OPEN and request.user.has_perm(REPLAY.permission):
+            context["links"] = [("Replay…", reverse("admin:jobs_deadletter_replay", args=[letter.pk]))]
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    def replay_one(self, request: HttpRequest, pk: UUID) -> HttpResponse:
+        if request.method not in ("GET", "HEAD", "POST"):
+            return HttpResponseNotAllowed(["GET", "HEAD", "POST"])
+        if not request.user.has_perm(REPLAY.permission):
+            raise PermissionDenied
+        letter = DeadLetter.objects.filter(pk=pk).first()
+        if letter is None:
+            raise Http404(f"There is no dead letter {pk}.")
+        return replay.replay_one(self, request, letter)
+
+    # --- Export -------------------------------------------------------------------------------------------------------
+
+    @admin.action(description="Export as CSV")
+    def export_csv(self, request: HttpRequest, letters: "QuerySet[DeadLetter]") -> StreamingHttpResponse:
+        return export.as_csv(request, letters)
+
+    @admin.action(description="Export as JSON")
+    def export_json(self, request: HttpRequest, letters: "QuerySet[DeadLetter]") -> StreamingHttpResponse:
+        return export.as_json(request, letters)
+
+    # --- Columns ------------------------------------------------------------------------------------------------------
+
+    @admin.display(description="message")
     def short_message(self, letter: DeadLetter) -> str:
-        message = letter.message
-        return message if len(message) <= MESSAGE_IN_LIST else message[: MESSAGE_IN_LIST - 1] + "…"
+        return shortened(letter.message)
 
     @admin.display(description="created", ordering="created_at")
     def age(self, letter: DeadLetter) -> str:
         return naturaltime(letter.created_at)
+
+    @admin.display(description="state")
+    def badge(self, letter: DeadLetter) -> str:
+        return state_badge(letter.state)
 
     @admin.display(description="error")
     def shown_error(self, letter: DeadLetter) -> str:
@@ -105,6 +227,12 @@ class DeadLetterAdmin(RecordAdmin):
     def shown_kwargs(self, letter: DeadLetter) -> str:
         return as_json(letter.kwargs)
 
+    @admin.display(description="cause")
+    def shown_fingerprint(self, letter: DeadLetter) -> str:
+        return link(
+            f"{reverse('admin:jobs_deadletter_changelist')}?fingerprint={letter.fingerprint}", letter.fingerprint
+        )
+
     @admin.display(description="job")
     def shown_job(self, letter: DeadLetter) -> str:
         return job_link(letter.job_id if letter.durable else None)
@@ -112,76 +240,3 @@ class DeadLetterAdmin(RecordAdmin):
     @admin.display(description="replayed by")
     def shown_replay(self, letter: DeadLetter) -> str:
         return job_link(letter.replay_id)
-
-    def has_replay_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("jobs.replay_deadletter")
-
-    def has_discard_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("jobs.discard_deadletter")
-
-    @admin.action(description="Replay…", permissions=["replay"])
-    def replay(self, request: HttpRequest, letters: "QuerySet[DeadLetter]") -> HttpResponse | None:
-        return self._confirm(request, letters, "replay", ReplayForm, self._replay)
-
-    @admin.action(description="Discard…", permissions=["discard"])
-    def discard(self, request: HttpRequest, letters: "QuerySet[DeadLetter]") -> HttpResponse | None:
-        return self._confirm(request, letters, "discard", DiscardForm, self._discard)
-
-    def _confirm(
-        self,
-        request: HttpRequest,
-        letters: "QuerySet[DeadLetter]",
-        action: str,
-        form_class: type[forms.Form],
-        confirmed: Callable[[HttpRequest, Any, Any], None],
-    ) -> HttpResponse | None:
-        """First a page that says how many and asks what has to be known; posted again from there, it is done."""
-        letters = letters.filter(state=DeadLetter.State.OPEN)
-        if not letters.exists():
-            self.message_user(request, "None of these is open any more.", messages.WARNING)
-            return None
-        form = form_class(request.POST if "confirmed" in request.POST else None)
-        if form.is_valid():
-            confirmed(request, letters, form.cleaned_data)
-            return None
-        return self._confirmation(request, letters, action, form)
-
-    def _confirmation(
-        self, request: HttpRequest, letters: "QuerySet[DeadLetter]", action: str, form: forms.Form
-    ) -> HttpResponse:
-        causes = letters.order_by().values("task", "kind", "exception").annotate(count=Count("pk"))
-        count = letters.count()
-        context = {
-            **self.admin_site.each_context(request),
-            "title": f"{action.capitalize()} {count:,} dead letter{'' if count == 1 else 's'}?",
-            "opts": self.opts,
-            "media": self.media,
-            "action": action,
-            "count": count,
-            "causes": causes.order_by("-count")[:CAUSES_SHOWN],
-            "form": form,
-            "selected": request.POST.getlist(ACTION_CHECKBOX_NAME),
-            "checkbox": ACTION_CHECKBOX_NAME,
-            "select_across": request.POST.get("select_across", "0"),
-        }
-        return TemplateResponse(request, "admin/jobs/confirm.html", context)
-
-    def _replay(self, request: HttpRequest, letters: "QuerySet[DeadLetter]", asked: dict[str, Any]) -> None:
-        ids = list(letters.values_list("pk", flat=True))
-        chosen = DeadLetter.objects.filter(pk__in=ids)
-        made = dead_letters.replay_many(chosen, by=request.user, over=timedelta(minutes=asked["minutes"]))
-        replayed = chosen.filter(replay_id__in=made)
-        self.log_many(request, replayed, "Replayed.")
-        self.message_user(request, f"Replayed {len(made):,}.", messages.SUCCESS)
-        left = chosen.filter(state=DeadLetter.State.OPEN).count()
-        if left:
-            sentence = f"{left:,} cannot be replayed and stay open: their task is unknown, or the arguments do not fit."
-            self.message_user(request, sentence, messages.WARNING)
-
-    def _discard(self, request: HttpRequest, letters: "QuerySet[DeadLetter]", asked: dict[str, Any]) -> None:
-        with transaction.atomic():
-            ids = list(letters.values_list("pk", flat=True))
-            chosen = DeadLetter.objects.filter(pk__in=ids)
-            count = dead_letters.discard(chosen, asked["reason"], by=request.user)
-            self.log_many(request, chosen, f"Discarded: {asked['reason']}")
-        self.message_user(request, f"Discarded {count:,}.", messages.SUCCESS)

@@ -1,5 +1,4 @@
 import argparse
-import inspect
 import json
 import shutil
 from datetime import timedelta
@@ -123,7 +122,11 @@ class Command(BaseCommand):
         """The new arguments, shown before they are used; None if they stay as they are."""
         if not changes and kwargs is None:
             return None
-        edited = {**(_arguments(letter) if kwargs is None else kwargs), **dict(map(_change, changes))}
+        try:
+            before = dead_letters.named_arguments(letter) if kwargs is None else kwargs
+        except NotReplayable as exc:
+            raise CommandError(str(exc)) from exc
+        edited = {**before, **dict(map(_change, changes))}
         secret = getattr(current_app.tasks.get(letter.task), "sensitive", ())
         shown = sensitive.mask(sensitive.seal(edited, secret))
         self.stdout.write(f"{letter.task} {plain(json.dumps(shown, default=str))}")
@@ -211,14 +214,3 @@ def _change(text: str) -> tuple[str, Any]:
         return key, json.loads(value)
     except ValueError:
         return key, value
-
-
-def _arguments(letter: DeadLetter) -> dict[str, Any]:
-    """All arguments by name, for one of them to be changed."""
-    task = current_app.tasks.get(letter.task)
-    if not letter.args or task is None:
-        return dict(letter.kwargs)
-    try:
-        return {**inspect.signature(task.run).bind_partial(*letter.args).arguments, **letter.kwargs}
-    except TypeError as exc:
-        raise CommandError(f"The arguments do not fit {letter.task}: {exc}. Give all of them with --kwargs.") from exc
