@@ -5,7 +5,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('jobs', '0003_counts'),
+        ('jobs', '0004_without_redis'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
