@@ -7,7 +7,7 @@ Guarantee. Every message is checked before Celery touches it. A bad one is kept 
 when the letter is written; if the database is away it goes back to the queue, later. A durable job whose task this
 worker does not know (old code, new job) is handed back, for a bounded time.
 
-Not guaranteed. Envelopes that kombu itself cannot read are made readable by `apps.jobs.transport`, for Redis.
+Not guaranteed. Envelopes that kombu itself cannot read are made readable by `apps.jobs.envelope`, for Redis.
 """
 
 import logging
@@ -19,9 +19,9 @@ from celery.worker.consumer import Consumer
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from apps.jobs import connections, dead_letters, lease, rescue
+from apps.jobs.envelope import UNREADABLE
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.ids import job_id_of
-from apps.jobs.transport import UNREADABLE
 
 logger = logging.getLogger(__name__)
 

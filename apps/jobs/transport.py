@@ -1,29 +1,78 @@
-"""kombu's Redis transport, which survives an envelope it cannot read.
+"""kombu's Redis transport, which loses no message to a kill, and asks for many in one round trip.
 
-Problem. An envelope that is not a JSON object, or that lacks what kombu looks for in it, raises inside kombu, before
-any hook of Celery's: the worker exits or reconnects, and the message is lost or comes back for ever.
+Problem. kombu pops a message and then, in another round trip, notes that it is being worked on: a worker killed in
+between has lost it. It pays two such transactions for each message, and makes a new client for each. And an envelope
+that it cannot read makes the worker exit.
 
-Guarantee. Such an item reaches the consumer as a message of the type `UNREADABLE`, with what was in the queue as its
-body, and becomes a dead letter there. Keys and format are kombu's own, so stock producers and workers mix with this.
+Guarantee. A message moves from its queue to `unacked` in one step on the server (`CLAIM`), together with as many more
+as the worker may have. To wait, a worker pops nothing: the server tells it that a queue has changed. Acknowledgements
+leave in one pipeline, soon. Keys and format are kombu's own, so stock producers and workers mix with this.
+
+Not guaranteed. An item without a delivery tag cannot be noted; it is popped as kombu does, and becomes a dead letter.
+With `ack_emulation` off, a key prefix, Sentinel, or a server that refuses Lua or client tracking (Redis before 6),
+kombu's own way of fetching is used.
 """
 
-import base64
 import json
+import logging
 import threading
+import time
 from contextlib import suppress
 from functools import partial
+from itertools import product
+from queue import Empty
 from typing import Any
-from uuid import uuid4
 
 import redis
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
-UNREADABLE = "application/x-unreadable"
-# What a dead letter shows of it is for a person; the rest may be megabytes.
-SHOWN = 20_000
+from apps.jobs.envelope import readable
+
+logger = logging.getLogger(__name__)
+
 # How long after a job's end its message may still count as unacknowledged. At most so much comes twice after a kill.
 ACKNOWLEDGE_WITHIN = 0.02
+# For a consumer without a prefetch limit: a reply that is read in a few milliseconds.
+AT_MOST = 100
+
+# Each note is written before its message is popped: if memory is full the note is refused, and nothing may be lost.
+# The last look into a queue finds nothing, and makes the server tell this client when that changes.
+CLAIM = """
+local credit, now, queues = tonumber(ARGV[1]), ARGV[2], #ARGV - 2
+local taken = {}
+
+local function note(item, origin)
+    local readable, envelope = pcall(cjson.decode, item)
+    if origin == '' or not readable or type(envelope) ~= 'table' or type(envelope.properties) ~= 'table' then return end
+    local tag = envelope.properties.delivery_tag
+    if type(tag) ~= 'string' or tag == '' then return end
+    local kept = redis.pcall('HSET', KEYS[1], tag, '[' .. item .. origin)
+    if type(kept) == 'table' and kept.err then return end
+    redis.call('ZADD', KEYS[2], now, tag)
+    return tag
+end
+
+for first = 3, #KEYS, queues do
+    repeat
+        local found = false
+        for queue = 1, queues do
+            local key = KEYS[first + queue - 1]
+            local item = #taken < credit and redis.call('LINDEX', key, -1)
+            if item then
+                found = true
+                taken[#taken + 1] = {queue - 1, item, note(item, ARGV[2 + queue]) or ''}
+                redis.call('RPOP', key)
+            end
+        end
+    until not found
+end
+return taken
+"""
+
+
+# Stands for the server's report that a queue has changed. Which one does not matter: a claim looks at all.
+REPORT = object()
 
 
 class Client(redis.Redis):
@@ -47,6 +96,12 @@ class QoS(kombu_redis.QoS):
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         self._settled: list[str] = []
 
+    @property
+    def credit(self) -> int:
+        """How many more messages this channel may have."""
+        left: int | None = self.can_consume_max_estimate()  # type: ignore[no-untyped-call]
+        return AT_MOST if left is None else min(left, AT_MOST)
+
     def ack(self, delivery_tag: str) -> Any:
         loop = self.channel.event_loop
         if loop is None or threading.current_thread() is not threading.main_thread():
@@ -69,11 +124,14 @@ class QoS(kombu_redis.QoS):
         super().restore_unacked_once(stderr)  # type: ignore[no-untyped-call]
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Note that the message is being worked on.
+        """Note that the message is being worked on, unless the claim has done so.
 
         A broker whose memory is full gives messages away and lets nobody note so, which makes Celery's worker exit with
         the message in its hands. It is worked on all the same: should this worker die, the ledger sends its job again.
         """
+        if delivery_tag == self.channel.noted:
+            virtual.QoS.append(self, message, delivery_tag)
+            return
         try:
             super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
         except redis.exceptions.OutOfMemoryError:
@@ -81,8 +139,115 @@ class QoS(kombu_redis.QoS):
 
 
 class Channel(kombu_redis.Channel):
+    """Where kombu says BRPOP, in the names that it calls, this channel claims and waits.
+
+    One connection does both. After a claim that left credit over, every queue was found empty and is watched; then
+    `_in_poll` stays set, which keeps kombu from asking again, until the server reports a change.
+    """
+
     QoS = QoS
     _shared_client: Any = None
+    _in_poll: Any
+    _brpop_sent_at: Any
+    # The tag that the claim has noted of the message which is being delivered.
+    noted: str | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._no_ack: set[str] = set()
+        self._watching: Any = None  # the socket on which the server reports changes
+        self._claimed = 0  # the credit of the claim on its way, in whose answer are messages of `_order`
+        self._order: list[str] = []
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.claims = bool(self.ack_emulation) and not self.global_keyprefix
+
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        (self._no_ack.add if no_ack else self._no_ack.discard)(queue)
+        return super().basic_consume(queue, no_ack, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _brpop_start(self, timeout: Any = None) -> None:
+        if self.claims and self._watch(self.client.connection):
+            self._claim(self.client.connection)
+        else:
+            super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
+
+    def _watch(self, connection: Any) -> bool:
+        """Have the server report changes on this connection. False, for ever, if it cannot."""
+        if self._watching is connection._sock:
+            return True
+        try:
+            for command in (("CLIENT", "TRACKING", "ON", "NOLOOP"), ("EVAL", "return 1", 0)):
+                connection.send_command(*command)
+                connection.read_response()
+        except redis.ResponseError as exc:
+            logger.warning("The broker refuses what fetching without loss needs, so it is done as kombu does: %s", exc)
+            self.claims = False
+            return False
+        connection._parser.set_invalidation_push_handler(lambda _: REPORT)
+        self._watching, self._claimed = connection._sock, 0
+        return True
+
+    def _claim(self, connection: Any) -> None:
+        self._order = list(self._queue_cycle.consume(len(self.active_queues)))
+        if not self._order:
+            return
+        lists = [
+            self._q_for_pri(queue, step)  # type: ignore[no-untyped-call]
+            for step, queue in product(self.priority_steps, self._order)
+        ]
+        keys = [self.unacked_key, self.unacked_index_key, *lists]
+        self._claimed = self.qos.credit
+        self._in_poll, self._brpop_sent_at = connection, time.monotonic()
+        origins = map(self._origin, self._order)
+        connection.send_command("EVAL", CLAIM, len(keys), *keys, self._claimed, time.time(), *origins)
+
+    def _origin(self, queue: str) -> str:
+        """The end of the note, which says where the message belongs; nothing for a queue that is not acknowledged."""
+        return "" if queue in self._no_ack else f', "", {json.dumps(queue)}]'
+
+    def _brpop_read(self, **options: Any) -> bool:
+        if not self.claims:
+            return bool(super()._brpop_read(**options))  # type: ignore[no-untyped-call]
+        connection = self.client.connection
+        delivered = False
+        try:
+            while self._claimed or (not self._closing and connection.can_read(timeout=0)):
+                delivered |= self._take(connection.read_response(push_request=True))
+        except self.connection_errors:
+            connection.disconnect()
+            raise
+        except redis.ResponseError:
+            self._claimed, self._in_poll = 0, None
+            raise
+        if not delivered:
+            raise Empty
+        return True
+
+    def _take(self, answer: Any) -> bool:
+        """Either a claim's answer or the report of a change. Returns whether messages were delivered."""
+        if answer is REPORT:
+            if not self._claimed:  # an answer on its way is newer
+                self._in_poll = None
+            return False
+        is_full, self._claimed = len(answer) >= self._claimed, 0
+        if is_full:
+            self._in_poll = None
+        for number, item, tag in answer:
+            self._deliver(self._order[number], item, tag.decode() or None)
+        return bool(answer)
+
+    def _deliver(self, queue: str, item: bytes, tag: str | None) -> None:
+        """If this raises, the broker is lost, and the rest of the batch comes back after the visibility time-out."""
+        self._queue_cycle.rotate(queue)
+        self.noted = tag
+        try:
+            self.connection._deliver(json.loads(readable(item, tag)), queue)
+        finally:
+            self.noted = None
+
+    def ask_again_if_it_is_time(self) -> None:
+        """As often as kombu does: a report may get lost on its way through a proxy."""
+        if self.claims and not self._claimed and time.monotonic() - (self._brpop_sent_at or 0.0) >= self.brpop_timeout:
+            self._in_poll = None
 
     @property
     def event_loop(self) -> Any:
@@ -105,7 +270,9 @@ class Channel(kombu_redis.Channel):
         """
         if self.connection is None or self.connection.client is None:
             raise redis.ConnectionError("This channel was closed when the connection to the broker was lost.")
-        return super()._connparams(asynchronous)  # type: ignore[no-untyped-call]
+        # Only in its third version does the protocol know reports that nobody asked for.
+        newest = {"protocol": 3} if asynchronous else {}
+        return {**super()._connparams(asynchronous), **newest}  # type: ignore[no-untyped-call]
 
     def _get_client(self) -> Any:
         stock = super()._get_client()  # type: ignore[no-untyped-call]
@@ -113,9 +280,32 @@ class Channel(kombu_redis.Channel):
         return stock if isinstance(stock, partial) else Client
 
 
+class Poller(kombu_redis.MultiChannelPoller):
+    def on_poll_start(self) -> None:
+        for channel in self._channels:
+            channel.ask_again_if_it_is_time()
+        super().on_poll_start()  # type: ignore[no-untyped-call]
+
+    def on_readable(self, fileno: int) -> Any:
+        """kombu takes something to read on a connection that has asked for nothing for its end. Here it is a report."""
+        channel, kind = self._fd_to_chan.get(fileno, (None, None))
+        if kind == "BRPOP" and channel.claims and fileno not in self._paused_brpop:
+            return channel.handlers[kind]()
+        return super().on_readable(fileno)  # type: ignore[no-untyped-call]
+
+    def get(self, callback: Any, timeout: float | None = None) -> Any:
+        """Never longer at once than kombu's BRPOP."""
+        at_most = kombu_redis.Transport.brpop_timeout
+        return super().get(callback, at_most if timeout is None else min(timeout, at_most))  # type: ignore[no-untyped-call]
+
+
 class Transport(kombu_redis.Transport):
     Channel = Channel
     event_loop: Any = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.cycle: Any = Poller()  # type: ignore[no-untyped-call]
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
@@ -123,54 +313,3 @@ class Transport(kombu_redis.Transport):
 
     # A worker that starts, or connects again, while the broker's memory is full waits instead of giving up.
     connection_errors = (*kombu_redis.Transport.connection_errors, redis.exceptions.OutOfMemoryError)
-
-
-def readable(item: bytes | str) -> bytes | str:
-    """The item itself, or an envelope around it that says what is wrong with it."""
-    wrong = _what_is_wrong(item)
-    return item if wrong is None else json.dumps(_envelope(item, wrong))
-
-
-def _what_is_wrong(item: bytes | str) -> str | None:
-    try:
-        envelope = json.loads(item)
-    except (ValueError, RecursionError) as exc:
-        return f"The envelope is not JSON: {exc}"
-    if not isinstance(envelope, dict):
-        return "The envelope is not an object."
-    if not isinstance(envelope.get("headers"), dict | None):
-        return "The envelope's headers are not an object."
-    properties = envelope.get("properties")
-    if not isinstance(properties, dict) or not properties.get("delivery_tag"):
-        return "The envelope has no delivery tag."
-    if not isinstance(properties.get("delivery_info"), dict):
-        return "The envelope does not say where it was delivered to."
-    return _what_is_wrong_with_body(envelope.get("body"), properties.get("body_encoding"))
-
-
-def _what_is_wrong_with_body(body: Any, encoding: Any) -> str | None:
-    if not isinstance(body, str):
-        return "The envelope has no body."
-    if encoding not in (None, "utf-8", "base64"):
-        return f"The body's encoding {encoding!r} is unknown."
-    if encoding == "base64":
-        try:
-            base64.b64decode(body, validate=True)
-        except ValueError as exc:
-            return f"The body is not base64: {exc}"
-    return None
-
-
-def _envelope(item: bytes | str, reason: str) -> dict[str, Any]:
-    text = item.decode("utf-8", "replace") if isinstance(item, bytes) else item
-    return {
-        "body": text[:SHOWN],
-        "content-type": UNREADABLE,
-        "content-encoding": "utf-8",
-        "headers": {"reason": reason},
-        "properties": {
-            "delivery_tag": str(uuid4()),
-            "delivery_info": {"exchange": "", "routing_key": ""},
-            "delivery_mode": 2,
-        },
-    }

@@ -18,9 +18,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from apps.jobs import connections, dead_letters
 from apps.jobs.consumer import BadMessage, JobConsumer
+from apps.jobs.envelope import readable
 from apps.jobs.failures import Failure
 from apps.jobs.models import DeadLetter, Job
-from apps.jobs.transport import Client, readable
+from apps.jobs.transport import Client
 from tasks.lab import lab_nothing
 from tests.jobs.bench import Bench
 from tests.jobs.malformed import HARMLESS, UNUSABLE, envelope

@@ -1,0 +1,68 @@
+"""What can be read of an envelope that kombu cannot read.
+
+Problem. An envelope that is not a JSON object, or that lacks what kombu looks for in it, raises inside kombu, before
+any hook of Celery's: the worker exits or reconnects, and the message is lost or comes back for ever.
+
+Guarantee. Such an item becomes an envelope of the type `UNREADABLE`, with what was in the queue as its body. The
+consumer makes a dead letter of it.
+"""
+
+import base64
+import json
+from typing import Any
+from uuid import uuid4
+
+UNREADABLE = "application/x-unreadable"
+# What a dead letter shows of it is for a person; the rest may be megabytes.
+SHOWN = 20_000
+
+
+def readable(item: bytes | str, tag: str | None = None) -> bytes | str:
+    """The item itself, or an envelope around it that says what is wrong with it, under this tag or a new one."""
+    wrong = _what_is_wrong(item)
+    return item if wrong is None else json.dumps(_envelope(item, wrong, tag or str(uuid4())))
+
+
+def _what_is_wrong(item: bytes | str) -> str | None:
+    try:
+        envelope = json.loads(item)
+    except (ValueError, RecursionError) as exc:
+        return f"The envelope is not JSON: {exc}"
+    if not isinstance(envelope, dict):
+        return "The envelope is not an object."
+    if not isinstance(envelope.get("headers"), dict | None):
+        return "The envelope's headers are not an object."
+    properties = envelope.get("properties")
+    if not isinstance(properties, dict) or not properties.get("delivery_tag"):
+        return "The envelope has no delivery tag."
+    if not isinstance(properties.get("delivery_info"), dict):
+        return "The envelope does not say where it was delivered to."
+    return _what_is_wrong_with_body(envelope.get("body"), properties.get("body_encoding"))
+
+
+def _what_is_wrong_with_body(body: Any, encoding: Any) -> str | None:
+    if not isinstance(body, str):
+        return "The envelope has no body."
+    if encoding not in (None, "utf-8", "base64"):
+        return f"The body's encoding {encoding!r} is unknown."
+    if encoding == "base64":
+        try:
+            base64.b64decode(body, validate=True)
+        except ValueError as exc:
+            return f"The body is not base64: {exc}"
+    return None
+
+
+def _envelope(item: bytes | str, reason: str, tag: str) -> dict[str, Any]:
+    text = item.decode("utf-8", "replace") if isinstance(item, bytes) else item
+    return {
+        "body": text[:SHOWN],
+        "content-type": UNREADABLE,
+        "content-encoding": "utf-8",
+        "headers": {"reason": reason},
+        "properties": {
+            "delivery_tag": tag,
+            "delivery_info": {"exchange": "", "routing_key": ""},
+            "delivery_mode": 2,
+        },
+    }
