@@ -16,18 +16,21 @@ class QueuePolicy:
     """What a queue promises.
 
     max_depth: jobs that may wait; past it `.delay()` raises `QueueFull`.
-    oldest_seconds: how old the oldest waiting job may be before an operator wants to know.
+    oldest_seconds, backlog: how old the oldest waiting job may be, and how many may wait, before an operator wants to
+    know.
     """
 
     max_depth: int
     oldest_seconds: int
+    backlog: int = 5_000
 
 
+# A tenth of what is refused is early enough to act, and late enough not to be an hour's peak.
 QUEUES = {
-    "high": QueuePolicy(max_depth=10_000, oldest_seconds=10),
-    "default": QueuePolicy(max_depth=50_000, oldest_seconds=120),
-    "io": QueuePolicy(max_depth=50_000, oldest_seconds=120),
-    "low": QueuePolicy(max_depth=200_000, oldest_seconds=3600),
+    "high": QueuePolicy(max_depth=10_000, oldest_seconds=10, backlog=1_000),
+    "default": QueuePolicy(max_depth=50_000, oldest_seconds=120, backlog=5_000),
+    "io": QueuePolicy(max_depth=50_000, oldest_seconds=120, backlog=5_000),
+    "low": QueuePolicy(max_depth=200_000, oldest_seconds=3600, backlog=20_000),
 }
 
 DEFAULT_QUEUE = "default"

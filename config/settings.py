@@ -138,6 +138,8 @@ X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not DEBUG
 SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", not DEBUG)
+# A container's health check and a scrape ask this process itself, behind whatever ends TLS.
+SECURE_REDIRECT_EXEMPT = [r"^health/", r"^metrics$"]
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("BEHIND_PROXY", False) else None
 # Uploads over this size are refused by the form before they are read: see apps/uploads.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
@@ -241,5 +243,9 @@ JOBS_UNKNOWN_TASK_GRACE = timedelta(seconds=env.float("JOBS_UNKNOWN_TASK_GRACE_S
 JOBS_UNKNOWN_TASK_EVERY = timedelta(seconds=env.float("JOBS_UNKNOWN_TASK_SECONDS", 10))
 # Off behind a connection pooler in transaction mode that does not know prepared statements.
 JOBS_PREPARE_STATEMENTS = env.bool("JOBS_PREPARE_STATEMENTS", True)
+# Touched by workers, relays and beats as long as they live, for a container's health check. Empty: none.
+JOBS_HEARTBEAT_FILE = env.str("JOBS_HEARTBEAT_FILE", "")
+# Whoever shows it as a bearer may read /metrics and the details of /health; empty: signed-in staff alone.
+METRICS_TOKEN = env.str("METRICS_TOKEN", "")
 JOBS_KEEP_SUCCEEDED = timedelta(days=7)
 JOBS_KEEP_DEAD = timedelta(days=90)

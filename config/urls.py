@@ -1,9 +1,14 @@
 from django.contrib import admin
 from django.urls import include, path
 
+from apps.jobs import probes
+
 urlpatterns = [
     path("", include("apps.home.urls")),
     path("jobs/", include("apps.jobs.urls")),
+    path("health/live", probes.live, name="health-live"),
+    path("health/ready", probes.ready, name="health-ready"),
+    path("health/workers", probes.workers, name="health-workers"),
     path("orders/", include("apps.orders.urls")),
     path("catalog/", include("apps.catalog.urls")),
     path("uploads/", include("apps.uploads.urls")),

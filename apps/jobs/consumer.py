@@ -102,6 +102,21 @@ class JobConsumer(Consumer):
             self.next_flush = now + EVENTS_EVERY
             self.timer.call_after(EVENTS_EVERY, self._flush_events)
 
+    def ensure_connected(self, conn: Any) -> Any:
+        """Celery waits here for a broker that is away, and its timer with it: leases would run out meanwhile."""
+        ensure = conn.ensure_connection
+
+        def while_timers_run(errback: Any, max_retries: Any, callback: Callable[[], Any]) -> Any:
+            def between_two_tries() -> None:
+                callback()
+                if self.hub:
+                    self.hub.fire_timers()
+
+            return ensure(errback, max_retries, callback=between_two_tries)
+
+        conn.ensure_connection = while_timers_run
+        return super().ensure_connected(conn)
+
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         try:
             super().on_connection_error_after_connected(exc)

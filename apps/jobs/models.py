@@ -270,6 +270,27 @@ class Worker(models.Model):
     started_at = models.DateTimeField(db_default=Now())
     heartbeat_at = models.DateTimeField(db_default=Now(), db_index=True)
     stopped_at = models.DateTimeField(null=True)
+    # Written by `apps.jobs.liveness`.
+    consuming = models.JSONField(default=list, help_text="The queues that it listens to at this moment.")
+    took_up_at = models.DateTimeField(null=True, help_text="When it last took up a message.")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Heartbeat(models.Model):
+    """One run of a relay or a beat, as `Worker` is one of a worker. Written by `apps.jobs.heartbeats` alone."""
+
+    class Process(models.TextChoices):
+        RELAY = "relay"
+        BEAT = "beat"
+
+    name = models.CharField(max_length=255, primary_key=True)
+    process = models.CharField(max_length=10, choices=Process)
+    started_at = models.DateTimeField(db_default=Now())
+    heartbeat_at = models.DateTimeField(db_default=Now())
+    trouble = models.TextField(blank=True, help_text="What keeps it from its work.")
+    seen = models.JSONField(default=dict, help_text="What a relay saw at the broker.")
 
     def __str__(self) -> str:
         return self.name

@@ -19,6 +19,8 @@ from django.db import connection, transaction
 from apps.jobs import ledger
 from apps.jobs.ledger import Due
 
+# What a worker without a broker says of itself, where Celery's workers name their pool.
+POOL = "work"
 # What was taken is claimed within a second, or put back, unless it waits behind a slow job.
 SILENT = timedelta(seconds=5)
 

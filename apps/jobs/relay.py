@@ -14,6 +14,7 @@ import random
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery
@@ -24,8 +25,11 @@ from kombu.exceptions import OperationalError as BrokerError
 
 from apps.jobs import connections, counts, ledger, rescue, sensitive
 from apps.jobs.broker import BrokerWatch
+from apps.jobs.broker_memory import memory
 from apps.jobs.failures import Failure
+from apps.jobs.heartbeats import Heart
 from apps.jobs.ledger import Due
+from apps.jobs.models import Heartbeat
 from apps.jobs.wakeup import Ear
 
 logger = logging.getLogger(__name__)
@@ -53,6 +57,7 @@ class Relay:
         self.stopping = False
         self.failures = 0
         self.next_rescue = 0.0
+        self.heart = Heart(Heartbeat.Process.RELAY)
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT, which let the batch at hand finish."""
@@ -61,13 +66,20 @@ class Relay:
         logger.info("Relay started, for the queues %s", ", ".join(self.queues))
         while not self.stopping:
             try:
+                self.heart.beat()
                 self._turn()
             except connections.LOST as exc:
                 logger.warning("The database is away: %s", str(exc).strip())
                 connection.close()
                 time.sleep(self._backoff())
-        counts.write()
+        self._take_leave()
         logger.info("Relay stopped")
+
+    def _take_leave(self) -> None:
+        """Without the database there is nobody to take it from."""
+        counts.write()
+        with suppress(*connections.LOST):
+            self.heart.stop()
 
     def _stop(self, *_: Any) -> None:
         self.stopping = True
@@ -77,9 +89,10 @@ class Relay:
             moved = self.run_once()
         except self.broker_errors as exc:
             logger.warning("The broker is away, jobs wait in the ledger: %s", exc)
+            self.heart.trouble = "The broker is away."
             time.sleep(self._backoff())
             return
-        self.failures = 0
+        self.failures, self.heart.trouble = 0, ""
         if not moved and not self.stopping:
             self._wait()
 
@@ -128,6 +141,7 @@ class Relay:
         lost = self.watch.resend_lost()
         if lost:
             logger.warning("Sent %d jobs again that the broker lost", lost)
+        self.heart.seen = memory(self.app)
 
     def _wait(self) -> None:
         """Sleep until something is recorded, or the next job is due, or the poll."""

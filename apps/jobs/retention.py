@@ -4,8 +4,8 @@ Problem. A ledger that keeps everything fills the disk; one that is emptied by a
 for minutes, in which nothing else of the table can be vacuumed.
 
 Guarantee. What goes: jobs that succeeded or were cancelled after `JOBS_KEEP_SUCCEEDED`, dead jobs and resolved dead
-letters after `JOBS_KEEP_DEAD`, workers that stopped or fell silent a week ago, minutes that were counted before that,
-chords that can never start. Batch by batch, each a transaction of its own that waits for nobody's lock; cut short
+letters after `JOBS_KEEP_DEAD`, workers, relays and beats that fell silent a week ago, minutes that were counted before
+that, chords that can never start. Batch by batch, each a transaction of its own that waits for nobody's lock; cut short
 anywhere, the next sweep goes on.
 
 What stays, however old: an open dead letter, and the job that it is about, with its list of errors; the parts of a
@@ -65,6 +65,15 @@ GONE_WORKERS = """
     RETURNING heartbeat_at
 """
 
+GONE_HEARTBEATS = """
+    DELETE FROM jobs_heartbeat WHERE name IN (
+        SELECT name FROM jobs_heartbeat
+        WHERE heartbeat_at >= %s AND heartbeat_at < %s
+        ORDER BY heartbeat_at LIMIT %s
+        FOR UPDATE SKIP LOCKED)
+    RETURNING heartbeat_at
+"""
+
 COUNTED_MINUTES = """
     DELETE FROM jobs_taskminute WHERE id IN (
         SELECT id FROM jobs_taskminute
@@ -108,7 +117,7 @@ def sweep(now: datetime | None = None) -> Swept:
         letters=_delete(RESOLVED_LETTERS, died),
         jobs=_delete(ENDED_JOBS, finished, [Job.State.SUCCEEDED, Job.State.CANCELLED])
         + _delete(ENDED_JOBS, died, [Job.State.DEAD]),
-        workers=_delete(GONE_WORKERS, now - KEEP_WORKERS),
+        workers=_delete(GONE_WORKERS, now - KEEP_WORKERS) + _delete(GONE_HEARTBEATS, now - KEEP_WORKERS),
         minutes=_delete(COUNTED_MINUTES, now - KEEP_MINUTES),
     )
 

@@ -16,6 +16,7 @@ the two equal hours; use UTC, as config/schedule.py does, or an interval for wha
 """
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -33,8 +34,9 @@ from kombu.utils.json import loads
 from apps.jobs import connections, ledger, sensitive
 from apps.jobs.backpressure import QueueFull
 from apps.jobs.failures import Failure, Kind
+from apps.jobs.heartbeats import Heart
 from apps.jobs.leader import Leadership
-from apps.jobs.models import DeadLetter, Job, SchedulePolicy
+from apps.jobs.models import DeadLetter, Heartbeat, Job, SchedulePolicy
 from apps.jobs.ticks import latest_tick, next_tick
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ KINDS_OF_SCHEDULE = ("interval", "crontab", "solar", "clocked")
 class LedgerScheduler(DatabaseScheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.leadership = Leadership("nightshift.beat")
+        self.heart = Heart(Heartbeat.Process.BEAT)
         self.database_is_away = False
         super().__init__(*args, **kwargs)
         broker = self.app.connection_for_write()
@@ -66,6 +69,7 @@ class LedgerScheduler(DatabaseScheduler):
         Celery's own keeps a heap in memory, which has to be told of edits and of other beats; here the rows are read.
         """
         try:
+            self.heart.beat()
             return self._run_due() if self._leads() else STANDBY_EVERY
         except connections.LOST as exc:
             self._lost_database(exc)
@@ -188,6 +192,8 @@ class LedgerScheduler(DatabaseScheduler):
     def close(self) -> None:
         super().close()
         self.leadership.give_up()
+        with suppress(*connections.LOST):
+            self.heart.stop()
 
 
 def _why_not(policy: SchedulePolicy, latest: datetime, now: datetime) -> str | None:

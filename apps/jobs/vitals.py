@@ -28,9 +28,10 @@ from django.conf import settings
 from django.db import connection
 from django.db.models.functions import Now
 
-from apps.jobs import connections, lease, ledger, rescue
+from apps.jobs import alive, connections, lease, ledger, rescue
 from apps.jobs.failures import Failure
 from apps.jobs.models import Worker
+from apps.jobs.pull import POOL
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,8 @@ class Vitals:
 
     def _introduce(self) -> None:
         name = f"work-{os.getpid()}@{socket.gethostname()}"
-        Worker.objects.create(id=lease.worker_id(), name=name, pid=os.getpid(), queues=self.queues, pool="work", size=1)
+        queues = {"queues": self.queues, "consuming": self.queues}
+        Worker.objects.create(id=lease.worker_id(), name=name, pid=os.getpid(), **queues, pool=POOL, size=1)
 
     @contextmanager
     def of(self, job_id: UUID, time_limit: float | None) -> Iterator[None]:
@@ -109,6 +111,7 @@ class Vitals:
             self.next_rescue = now + settings.JOBS_RESCUE_EVERY.total_seconds()
 
     def _renew(self, running: Running | None) -> None:
+        alive.touch()
         Worker.objects.filter(pk=lease.worker_id()).update(heartbeat_at=Now(), busy=int(running is not None))
         if running is not None and rescue.renew([running.job_id], lease.worker_id()):
             self._cancelled(running)

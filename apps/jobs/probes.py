@@ -1,0 +1,60 @@
+"""What load balancers, orchestrators and alerts ask. Strangers are told yes or no; insiders are told why.
+
+Each answer is kept for a second, in this process: whoever asks more often costs nothing.
+"""
+
+from collections.abc import Callable
+
+from django.core.cache import cache
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from apps.jobs import connections, health, readiness
+from apps.jobs.health import Reason
+from apps.jobs.insiders import is_insider
+
+KEPT_SECONDS = 1.0
+
+
+@require_safe
+@never_cache
+def live(_: HttpRequest) -> HttpResponse:
+    """This process answers. Nothing else is asked: what is broken elsewhere is not mended by restarting it."""
+    return JsonResponse({"status": "ok"})
+
+
+@require_safe
+@never_cache
+def ready(request: HttpRequest) -> HttpResponse:
+    """This process can serve: database, migrations, broker."""
+    return _answer(request, _kept("nightshift.ready", readiness.troubles))
+
+
+@require_safe
+@never_cache
+def workers(request: HttpRequest) -> HttpResponse:
+    """Jobs are worked off: workers, queues, relay, beat."""
+    return _answer(request, _kept("nightshift.workers", _worker_troubles))
+
+
+def _worker_troubles() -> list[Reason]:
+    try:
+        return health.troubles()
+    except connections.LOST as exc:
+        return [Reason("database", "database", f"The database does not answer: {str(exc).strip()}")]
+
+
+def _kept(name: str, find: Callable[[], list[Reason]]) -> list[Reason]:
+    found = cache.get(name)
+    if found is None:
+        found = find()
+        cache.set(name, found, KEPT_SECONDS)
+    return list(found)
+
+
+def _answer(request: HttpRequest, reasons: list[Reason]) -> HttpResponse:
+    answer: dict[str, object] = {"status": "failing" if reasons else "ok"}
+    if is_insider(request):
+        answer["reasons"] = [vars(reason) for reason in reasons]
+    return JsonResponse(answer, status=503 if reasons else 200)

@@ -1,0 +1,48 @@
+"""Can this process serve? The database, its migrations, and the broker, each asked with little patience."""
+
+from collections.abc import Iterator
+
+from celery import current_app
+from django.core.cache import cache
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+
+from apps.jobs import connections
+from apps.jobs.health import Reason
+
+# A broker that does not answer within a second does not answer soon enough.
+BROKER_TIMEOUT = 1.0
+# What has been applied stays so: the answer "all" is remembered, because to find it out takes longer than all else.
+MIGRATED = "nightshift.migrated"
+
+
+def troubles() -> list[Reason]:
+    """Without the database nothing else is asked."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except connections.LOST as exc:
+        connection.close()
+        return [Reason("database", "database", f"The database does not answer: {str(exc).strip()}")]
+    return [*_missing_migrations(), *_absent_broker()]
+
+
+def _missing_migrations() -> Iterator[Reason]:
+    if cache.get(MIGRATED):
+        return
+    executor = MigrationExecutor(connection)
+    missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    if missing:
+        names = ", ".join(f"{migration.app_label}.{migration.name}" for migration, _ in missing)
+        yield Reason("migrations", "database", f"Not migrated: {names}.")
+    else:
+        cache.set(MIGRATED, True, timeout=None)
+
+
+def _absent_broker() -> Iterator[Reason]:
+    patience = {"socket_timeout": BROKER_TIMEOUT, "socket_connect_timeout": BROKER_TIMEOUT}
+    with current_app.connection_for_write(connect_timeout=BROKER_TIMEOUT, transport_options=patience) as broker:
+        try:
+            broker.connect()
+        except (OSError, *broker.connection_errors, *broker.channel_errors) as exc:
+            yield Reason("broker", "broker", f"The broker does not answer: {exc}")

@@ -1,0 +1,241 @@
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.cache import cache
+from django.db import connection
+from django.test import Client
+from django.utils import timezone
+
+from apps.jobs import health, queues
+from apps.jobs.heartbeats import Heart
+from apps.jobs.models import Heartbeat, Job, Worker
+
+pytestmark = pytest.mark.django_db
+
+NOW = timezone.now()
+ALL = ["default", "high", "io", "low"]
+
+
+def ago(seconds: float) -> Any:
+    return timezone.now() - timedelta(seconds=seconds)
+
+
+def worker(**fields: Any) -> Worker:
+    defaults: dict[str, Any] = {"name": "worker@here", "pid": 1, "queues": ALL, "consuming": ALL, "started_at": ago(60)}
+    return Worker.objects.create(**{**defaults, "size": 4, **fields})
+
+
+def sent_job(age: float, queue: str = "default") -> Job:
+    return Job.objects.create(
+        task="tasks.lab_nothing", queue=queue, state=Job.State.SENT, run_at=ago(age), sent_at=ago(age)
+    )
+
+
+@pytest.fixture(autouse=True)
+def asked_for_the_first_time() -> None:
+    cache.clear()
+
+
+@pytest.fixture
+def relay_and_beat() -> None:
+    for process in Heartbeat.Process:
+        Heart(process).beat()
+
+
+def found() -> list[tuple[str, str]]:
+    return [(reason.what, reason.about) for reason in health.troubles()]
+
+
+@pytest.mark.usefixtures("relay_and_beat")
+class TestWorkers:
+    def test_nothing_is_wrong_where_everybody_is_there(self) -> None:
+        worker()
+        assert found() == []
+
+    def test_a_queue_without_a_worker_is_named(self) -> None:
+        worker(queues=["default", "high", "io"], consuming=["default", "high", "io"])
+        assert found() == [("no_worker", "low")]
+
+    @pytest.mark.parametrize("gone", [{"heartbeat_at": ago(31)}, {"stopped_at": ago(1)}], ids=["silent", "stopped"])
+    def test_a_worker_that_is_gone_reads_nothing(self, gone: dict[str, Any]) -> None:
+        worker(**gone)
+        assert found() == [("no_worker", queue) for queue in ALL]
+
+    def test_a_worker_that_has_lost_a_queue_is_named(self) -> None:
+        worker(consuming=["default", "high", "io"])
+        assert found() == [("not_consuming", "worker@here")]
+
+    def test_a_worker_that_has_just_been_started_may_not_listen_yet(self) -> None:
+        worker(consuming=[], started_at=ago(5))
+        assert found() == []
+
+    def test_an_idle_worker_that_takes_no_messages_is_named(self) -> None:
+        worker(took_up_at=ago(60))
+        sent_job(age=25)
+        assert found() == [("not_consuming", "worker@here")]
+
+    @pytest.mark.parametrize("fields", [{"busy": 4}, {"took_up_at": ago(3)}], ids=["busy", "active"])
+    def test_a_worker_at_work_may_leave_a_message_where_it_is(self, fields: dict[str, Any]) -> None:
+        worker(**fields)
+        sent_job(age=25)
+        assert found() == []
+
+
+@pytest.mark.usefixtures("relay_and_beat")
+class TestQueues:
+    def test_a_job_that_waits_for_too_long_is_told_with_both_times(self) -> None:
+        worker(busy=4)
+        sent_job(age=15, queue="high")
+        [reason] = health.troubles()
+        assert (reason.what, reason.about) == ("oldest", "high")
+        assert "15 s" in reason.said
+        assert "10 s" in reason.said
+
+    def test_a_job_that_is_due_later_does_not_wait(self) -> None:
+        worker()
+        Job.objects.create(task="tasks.lab_nothing", queue="high", run_at=ago(-60), created_at=ago(3600))
+        assert found() == []
+
+    def test_a_long_queue_is_told(self, settings: Any) -> None:
+        from config.queues import QueuePolicy
+
+        settings.JOBS_QUEUES = {"default": QueuePolicy(max_depth=10, oldest_seconds=60, backlog=2)}
+        worker(busy=4)
+        for _ in range(2):
+            sent_job(age=1)
+        assert found() == []
+        Job.objects.create(task="tasks.lab_nothing", queue="default")
+        assert found() == [("backlog", "default")]
+
+    def test_a_paused_queue_may_grow(self) -> None:
+        worker()
+        sent_job(age=4_000, queue="low")
+        queues.pause("low", "The supplier is down")
+        assert found() == []
+
+
+class TestRelayAndBeat:
+    def test_their_silence_is_told(self) -> None:
+        worker()
+        Heart(Heartbeat.Process.BEAT).beat()
+        Heartbeat.objects.update(heartbeat_at=ago(31))
+        assert found() == [("beat_silent", "beat"), ("relay_silent", "relay")]
+
+    @pytest.mark.usefixtures("relay_and_beat")
+    def test_what_keeps_the_only_relay_from_its_work_is_told(self) -> None:
+        worker()
+        Heartbeat.objects.filter(process="relay").update(trouble="The broker is away.")
+        [reason] = health.troubles()
+        assert reason.what == "relay_troubled"
+        assert "The broker is away." in reason.said
+        Heartbeat.objects.create(name="another", process="relay")
+        assert found() == []
+
+    def test_workers_without_a_broker_need_no_relay(self) -> None:
+        worker(pool="work")
+        Heart(Heartbeat.Process.BEAT).beat()
+        assert found() == []
+
+    def test_one_that_stops_in_good_order_is_missed_at_once(self) -> None:
+        worker()
+        hearts = [Heart(process) for process in Heartbeat.Process]
+        for heart in hearts:
+            heart.beat()
+        hearts[0].stop()
+        assert found() == [("relay_silent", "relay")]
+
+    def test_a_heart_writes_only_when_it_is_time_to(self, django_assert_num_queries: Any) -> None:
+        heart = Heart(Heartbeat.Process.RELAY)
+        heart.beat()
+        with django_assert_num_queries(0):
+            heart.beat()
+
+    def test_it_touches_the_heartbeat_file(self, settings: Any, tmp_path: Any) -> None:
+        settings.JOBS_HEARTBEAT_FILE = str(tmp_path / "alive")
+        Heart(Heartbeat.Process.RELAY).beat()
+        assert (tmp_path / "alive").exists()
+
+
+class TestAnswers:
+    def test_a_stranger_is_told_no_more_than_that_something_is_wrong(self, client: Client) -> None:
+        answer = client.get("/health/workers")
+        assert (answer.status_code, answer.json()) == (503, {"status": "failing"})
+
+    def test_the_token_is_told_why(self, client: Client, settings: Any) -> None:
+        settings.METRICS_TOKEN = "a-token-for-tests"
+        answer = client.get("/health/workers", headers={"Authorization": "Bearer a-token-for-tests"})
+        assert answer.json()["reasons"][0] == {
+            "what": "no_worker",
+            "about": "default",
+            "said": "No worker reads the queue default.",
+        }
+
+    @pytest.mark.parametrize("shown", ["Bearer", "Bearer ", "Bearer another", "Basic a-token-for-tests", "Bearer ü"])
+    def test_another_token_is_a_stranger(self, client: Client, settings: Any, shown: str) -> None:
+        settings.METRICS_TOKEN = "a-token-for-tests"
+        assert "reasons" not in client.get("/health/workers", headers={"Authorization": shown}).json()
+
+    def test_no_token_is_no_key(self, client: Client, settings: Any) -> None:
+        settings.METRICS_TOKEN = ""
+        assert "reasons" not in client.get("/health/workers", headers={"Authorization": "Bearer "}).json()
+
+    def test_staff_are_told_why_and_customers_are_not(
+        self, admin_client: Client, client: Client, django_user_model: Any
+    ) -> None:
+        assert "reasons" in admin_client.get("/health/workers").json()
+        client.force_login(django_user_model.objects.create_user("customer"))
+        assert "reasons" not in client.get("/health/workers").json()
+
+    def test_an_answer_is_kept_for_a_second(self, client: Client, django_assert_num_queries: Any) -> None:
+        client.get("/health/workers")
+        with django_assert_num_queries(0):
+            assert client.get("/health/workers").status_code == 503
+
+    def test_what_only_writes_is_refused(self, client: Client) -> None:
+        for path in ("live", "ready", "workers"):
+            assert client.post(f"/health/{path}").status_code == 405
+
+    def test_a_process_that_answers_is_live_whatever_is_broken(
+        self, client: Client, django_assert_num_queries: Any
+    ) -> None:
+        with django_assert_num_queries(0):
+            assert client.get("/health/live").json() == {"status": "ok"}
+
+    def test_a_health_check_is_not_sent_to_https(self, client: Client, settings: Any) -> None:
+        settings.SECURE_SSL_REDIRECT = True
+        assert client.get("/health/live").status_code == 200
+
+
+class TestReady:
+    def test_with_everything_there(self, client: Client) -> None:
+        assert client.get("/health/ready").status_code == 200
+        assert client.get("/health/ready").json() == {"status": "ok"}
+
+    def test_not_without_the_broker(self, admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        from celery import current_app
+
+        monkeypatch.setattr(current_app.conf, "broker_write_url", "redis://127.0.0.1:1/0")
+        answer = admin_client.get("/health/ready")
+        assert answer.status_code == 503
+        assert [reason["what"] for reason in answer.json()["reasons"]] == ["broker"]
+
+    def test_not_before_the_migrations(self, admin_client: Client) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("DELETE FROM django_migrations WHERE app = 'jobs' AND name = '0006_heartbeats'")
+        answer = admin_client.get("/health/ready")
+        assert answer.status_code == 503
+        assert "jobs.0006_heartbeats" in answer.json()["reasons"][0]["said"]
+
+    def test_not_without_the_database(self, client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        from django.db import OperationalError
+
+        def away(*_: Any, **__: Any) -> None:
+            raise OperationalError("connection refused")
+
+        settings.METRICS_TOKEN = "a-token-for-tests"
+        monkeypatch.setattr(connection, "cursor", away)
+        monkeypatch.setattr(connection, "close", lambda: None)
+        for path in ("ready", "workers"):
+            answer = client.get(f"/health/{path}", headers={"Authorization": "Bearer a-token-for-tests"})
+            assert (answer.status_code, answer.json()["reasons"][0]["what"]) == (503, "database")
