@@ -2,6 +2,7 @@ from django.contrib import admin
 from django.urls import include, path
 
 from apps.jobs import probes
+from apps.jobs.metrics import metrics
 
 urlpatterns = [
     path("", include("apps.home.urls")),
@@ -9,6 +10,7 @@ urlpatterns = [
     path("health/live", probes.live, name="health-live"),
     path("health/ready", probes.ready, name="health-ready"),
     path("health/workers", probes.workers, name="health-workers"),
+    path("metrics", metrics, name="metrics"),
     path("orders/", include("apps.orders.urls")),
     path("catalog/", include("apps.catalog.urls")),
     path("uploads/", include("apps.uploads.urls")),
