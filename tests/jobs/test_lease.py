@@ -9,7 +9,7 @@ import pytest
 from celery.worker import state
 from django.db import OperationalError
 
-from apps.jobs import connections, lease, ledger
+from apps.jobs import connections, lease, ledger, rescue
 from apps.jobs.lease import LeaseStep
 from apps.jobs.models import Job, Worker
 from tasks.lab import lab_nothing
@@ -139,7 +139,7 @@ def test_stopping_gives_back_what_still_runs_and_counts_nothing(bench: Bench, st
 def test_stopping_without_a_database_leaves_it_to_the_leases(
     step: LeaseStep, parent: Mock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(ledger, "release", lambda _: _away())
+    monkeypatch.setattr(rescue, "release", lambda _: _away())
     step.stop(parent)
     assert "their leases will run out" in caplog.text
 

@@ -246,7 +246,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def lose_the_worker(self, held: Held, how: str) -> None:
         # A poison job would need more crashes than a run has steps. And the server may have been started a moment
         # ago; the grace that the rescue grants after that is not the subject here.
-        one_crash = patch.object(ledger, "crashes_allowed", lambda _: 1)
+        one_crash = patch.object(rescue, "crashes_allowed", lambda _: 1)
         with self._in(self._settled()), one_crash, patch.object(django_settings, "JOBS_LEASE", timedelta(0)):
             match how:
                 case "child":
