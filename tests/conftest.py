@@ -40,7 +40,9 @@ ENVIRONMENT = {
 _servers = ExitStack()
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    if is_only_distributing(config):
+        return
     if settings.configured and not {"DATABASE_URL", "REDIS_URL"} <= os.environ.keys():
         raise pytest.UsageError("The tests make their own settings: unset DJANGO_SETTINGS_MODULE and leave out --ds.")
     os.environ.update(ENVIRONMENT)
@@ -52,6 +54,17 @@ def pytest_configure() -> None:
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     # WhiteNoise warns about a folder that only `collectstatic` makes.
     settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)
+
+
+def is_only_distributing(config: pytest.Config) -> bool:
+    """Whether this process hands the tests out to others, and runs none itself."""
+    return bool(config.getoption("numprocesses", None)) and not hasattr(config, "workerinput")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first, or one process would still be at them when the others have nothing left."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/acceptance/"))
 
 
 def pytest_unconfigure() -> None:
