@@ -257,6 +257,33 @@ class TaskTotal(Counts):
         return f"{self.task} in {self.queue}"
 
 
+class QueueMinute(models.Model):
+    """How a queue stood in one minute, at its worst. Written by `apps.jobs.samples`, and deleted after a while."""
+
+    minute = models.DateTimeField()
+    queue = models.CharField(max_length=100)
+    waiting = models.IntegerField()
+    running = models.IntegerField()
+    oldest = models.FloatField(help_text="Age of the oldest job that waited, in seconds.")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["minute", "queue"], name="one_sample_a_minute")]
+
+    def __str__(self) -> str:
+        return f"{self.minute:%H:%M} {self.queue}"
+
+
+class FleetMinute(models.Model):
+    """How busy the workers were in one minute: sums over the samples, so that `busy / size` is their mean."""
+
+    minute = models.DateTimeField(primary_key=True)
+    busy = models.IntegerField()
+    size = models.IntegerField()
+
+    def __str__(self) -> str:
+        return f"{self.minute:%H:%M} {self.busy} of {self.size}"
+
+
 class Worker(models.Model):
     """One run of a worker's main process. It is alive as long as it keeps its heartbeat fresh."""
 

@@ -23,7 +23,7 @@ from django.db import connection, transaction
 from kombu.exceptions import BatchPublishError
 from kombu.exceptions import OperationalError as BrokerError
 
-from apps.jobs import connections, counts, ledger, rescue, sensitive
+from apps.jobs import connections, counts, ledger, rescue, samples, sensitive
 from apps.jobs.broker import BrokerWatch
 from apps.jobs.broker_memory import memory
 from apps.jobs.failures import Failure
@@ -57,6 +57,7 @@ class Relay:
         self.stopping = False
         self.failures = 0
         self.next_rescue = 0.0
+        self.next_sample = 0.0
         self.heart = Heart(Heartbeat.Process.RELAY)
 
     def run(self) -> None:
@@ -102,10 +103,13 @@ class Relay:
         return random.uniform(0.5, 1.0) * longest
 
     def run_once(self) -> int:
-        """Rescue if it is time to; then publish one batch. Returns how many jobs were published."""
+        """Rescue and look around if it is time to; then publish one batch. Returns how many jobs were published."""
         if time.monotonic() >= self.next_rescue:
             self.rescue()
             self.next_rescue = time.monotonic() + settings.JOBS_RESCUE_EVERY.total_seconds()
+        if time.monotonic() >= self.next_sample:
+            samples.take()
+            self.next_sample = time.monotonic() + samples.EVERY
         counts.write_if_due()
         return self.publish_due()
 

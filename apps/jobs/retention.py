@@ -74,14 +74,15 @@ GONE_HEARTBEATS = """
     RETURNING heartbeat_at
 """
 
-COUNTED_MINUTES = """
-    DELETE FROM jobs_taskminute WHERE id IN (
-        SELECT id FROM jobs_taskminute
+MINUTES = """
+    DELETE FROM {table} WHERE {key} IN (
+        SELECT {key} FROM {table}
         WHERE minute >= %s AND minute < %s
         ORDER BY minute LIMIT %s
         FOR UPDATE SKIP LOCKED)
     RETURNING minute
 """
+TABLES_OF_MINUTES = {"jobs_taskminute": "id", "jobs_queueminute": "id", "jobs_fleetminute": "minute"}
 
 ABANDONED_CHORDS = """
     SELECT chord.id FROM jobs_chord AS chord
@@ -118,7 +119,10 @@ def sweep(now: datetime | None = None) -> Swept:
         jobs=_delete(ENDED_JOBS, finished, [Job.State.SUCCEEDED, Job.State.CANCELLED])
         + _delete(ENDED_JOBS, died, [Job.State.DEAD]),
         workers=_delete(GONE_WORKERS, now - KEEP_WORKERS) + _delete(GONE_HEARTBEATS, now - KEEP_WORKERS),
-        minutes=_delete(COUNTED_MINUTES, now - KEEP_MINUTES),
+        minutes=sum(
+            _delete(MINUTES.format(table=table, key=key), now - KEEP_MINUTES)
+            for table, key in TABLES_OF_MINUTES.items()
+        ),
     )
 
 

@@ -1,19 +1,22 @@
-"""One job, for its owner and for staff: as JSON for a page that watches it, as a page for a person.
+"""One job, for its owner and for staff: as JSON or a stream for a page that watches it, as a page for a person.
 
 Somebody else's job is answered like one that does not exist: an id that was seen or guessed is not a permission.
 """
 
+import json
 from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.core.serializers.json import DjangoJSONEncoder
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
-from apps.jobs import ledger
+from apps.jobs import ledger, streams
 from apps.jobs.models import DeadLetter, Job
 from apps.jobs.sensitive import mask
 from apps.jobs.timeline import timeline
@@ -35,6 +38,22 @@ def status(request: HttpRequest, job_id: UUID) -> HttpResponseBase:
         "letter": DeadLetter.objects.filter(job_id=job_id).first(),
     }
     return render(request, "jobs/job.html", context)
+
+
+@login_required
+@require_GET
+def events(request: HttpRequest, job_id: UUID) -> HttpResponseBase:
+    """The same as a stream, until the job has ended; `life` is its timeline, in HTML."""
+    _visible_job(request, job_id)
+    return streams.answer(request, lambda: _seen(request, job_id))
+
+
+def _seen(request: HttpRequest, job_id: UUID) -> streams.Seen:
+    job = Job.objects.select_related("worker").filter(pk=job_id).first()
+    if job is None:  # deleted while somebody looked
+        return streams.Seen({"gone": ""}, last=True)
+    life = render_to_string("jobs/_timeline.html", {"job": job, "moments": timeline(job)}, request)
+    return streams.Seen({"life": life, "job": json.dumps(as_json(job), cls=DjangoJSONEncoder)}, last=not job.is_live)
 
 
 @login_required

@@ -4,7 +4,9 @@ pytest reads this before Django is set up, so Django's imports are where they ar
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +15,6 @@ from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playw
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
-    from pytest_django.live_server_helper import LiveServer
-
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 PASSWORD = "a-password-for-tests"
 
@@ -37,13 +37,55 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def ada(db: None) -> "User":
+    """A member of staff who may look at everything."""
+    from django.contrib.auth.models import Permission
+
     from tests.cast import shopkeeper
 
-    return shopkeeper("ada")
+    ada = shopkeeper("ada")
+    ada.user_permissions.set(Permission.objects.filter(codename__startswith="view_"))
+    return ada
+
+
+@dataclass
+class Site:
+    url: str
+
+
+@pytest.fixture(scope="package")
+def web() -> Iterator[Site]:
+    """The server of the Procfile, in a thread: what pages are made for must be able to stream."""
+    import uvicorn
+    from django.db import connections
+
+    from apps.local.waiting import wait_for
+    from config.asgi import application
+
+    # Each request has a thread of its own, which must not keep its connection.
+    connections.settings["default"]["CONN_MAX_AGE"] = 0
+    server = uvicorn.Server(
+        uvicorn.Config(application, port=0, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+    )
+    thread = threading.Thread(target=server.run, name="web", daemon=True)
+    thread.start()
+    assert wait_for(lambda: server.started, 10)
+    host, port = server.servers[0].sockets[0].getsockname()
+    yield Site(f"http://{host}:{port}")
+    server.should_exit = True
+    thread.join(10)
 
 
 @pytest.fixture
-def open_page(browser: Browser, live_server: "LiveServer") -> Iterator[Callable[..., Page]]:
+def site(transactional_db: None, web: Site) -> Site:
+    """Looks into this test's database, so what the test writes has to be committed."""
+    from apps.jobs.dashboard import snapshot
+
+    snapshot.forget()
+    return web
+
+
+@pytest.fixture
+def open_page(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
     """Opens pages that share nothing: `open_page(ada, color_scheme="dark")`; of a visitor without a user.
 
     An error in a page's script fails the test.
@@ -55,10 +97,10 @@ def open_page(browser: Browser, live_server: "LiveServer") -> Iterator[Callable[
         errors.append(error)
 
     def open_one(user: "User | None" = None, **options: Any) -> Page:
-        context = browser.new_context(base_url=live_server.url, **options)
+        context = browser.new_context(base_url=site.url, **options)
         contexts.append(context)
         if user:
-            context.add_cookies([_session_of(user, live_server.url)])
+            context.add_cookies([_session_of(user, site.url)])
         page = context.new_page()
         page.on("pageerror", note)
         return page
