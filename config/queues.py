@@ -54,3 +54,6 @@ TASK_ROUTES = {
     "tasks.critical_*": {"queue": "high"},
     "tasks.batch_*": {"queue": "low"},
 }
+
+# Queues of SQS that are read without Celery, and who handles a message's body: see apps/jobs/sqs_consumer.py.
+SQS_HANDLERS = {"supplier-changes.fifo": "apps.catalog.changes.hear"}

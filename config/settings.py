@@ -9,7 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from config.broker import broker_of
 from config.env import ROOT, env
 from config.logging import LOGGING as LOGGING
-from config.queues import DEFAULT_QUEUE, QUEUES, TASK_ROUTES, task_queues
+from config.queues import DEFAULT_QUEUE, QUEUES, SQS_HANDLERS, TASK_ROUTES, task_queues
 from config.schedule import SCHEDULE
 
 # Lets classes say `ModelAdmin[Job]` at run time too, as the type checker wants it.
@@ -227,6 +227,7 @@ CELERY_BEAT_SYNC_EVERY = 1
 
 JOBS_QUEUES = QUEUES
 JOBS_SCHEDULE = SCHEDULE
+JOBS_SQS_HANDLERS = SQS_HANDLERS
 # A worker that has not renewed a job's lease for this long is dead; it renews three times in that time.
 JOBS_LEASE = timedelta(seconds=env.float("JOBS_LEASE_SECONDS", 30))
 # A job may take its worker down this many times more than it may fail, before it is a poison job.

@@ -8,6 +8,7 @@ from tasks.catalog import call_external_api as call_external_api
 from tasks.catalog import sync_external_data as sync_external_data
 from tasks.catalog import sync_to_external_api as sync_to_external_api
 from tasks.maintenance import cleanup_old_records as cleanup_old_records
+from tasks.messages import send_sqs_message as send_sqs_message
 from tasks.notifications import send_email as send_email
 from tasks.notifications import send_reminder as send_reminder
 from tasks.notifications import send_welcome_email as send_welcome_email

@@ -3,6 +3,7 @@
 from typing import Any
 
 from apps.catalog.client import SupplierUnavailable
+from apps.jobs.sqs import QueueUnavailable
 from apps.notifications.post import MailRefused, MailUnavailable
 from apps.payments.client import StripeUnavailable
 from apps.uploads.bucket import BucketUnavailable
@@ -10,6 +11,14 @@ from apps.uploads.bucket import BucketUnavailable
 # Full jitter between 0 and the cap: after an outage the jobs do not come back all at once.
 FILE_STORE: dict[str, Any] = {
     "autoretry_for": (BucketUnavailable,),
+    "retry_backoff": 2,
+    "retry_backoff_max": 600,
+    "retry_jitter": True,
+    "max_retries": 8,
+}
+# SQS is seldom away, and then for minutes.
+MESSAGE_QUEUE: dict[str, Any] = {
+    "autoretry_for": (QueueUnavailable,),
     "retry_backoff": 2,
     "retry_backoff_max": 600,
     "retry_jitter": True,

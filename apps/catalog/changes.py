@@ -4,6 +4,9 @@ A page's changes and the cursor after them are saved in one transaction, togethe
 for them. A process killed between two pages goes on from the last saved one; a page fetched twice is saved once.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
@@ -11,12 +14,13 @@ from django.utils import timezone
 from apps.catalog import client
 from apps.catalog.client import Page
 from apps.catalog.models import Product, SupplierChange, SupplierCursor
+from apps.jobs.sqs import Unusable
 
 FEED = "products"
 FIELDS = ("name", "price_minor", "currency", "stock", "active")
 
 
-class BadChange(Exception):
+class BadChange(Unusable):
     """The supplier reports something that no product can be."""
 
 
@@ -40,6 +44,22 @@ def save_page(page: Page) -> list[int]:
     cursor.value = page.next_cursor
     cursor.save(update_fields=["value", "updated_at"])
     return [change.pk for change in saved]
+
+
+@transaction.atomic
+def hear(told: Mapping[str, Any]) -> None:
+    """A change that the supplier tells us by a queue, instead of waiting to be asked for it. Raises BadChange.
+
+    A change that is told twice is saved once.
+    """
+    try:
+        sku, version, fields = str(told["sku"]), int(told["version"]), dict(told["fields"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadChange(f"The supplier tells of no change: {error!r}") from error
+    change = SupplierChange.objects.filter(sku=sku, version=version).first()
+    if change is None:
+        change = SupplierChange.objects.create(sku=sku, version=version, fields=fields)
+    apply_change(change.pk)
 
 
 @transaction.atomic

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.sqs import s3_server as s3_server
+from tests.sqs import sqs as sqs
+
 if TYPE_CHECKING:
     from pytest_django import Settings
 
