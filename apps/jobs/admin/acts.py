@@ -86,8 +86,6 @@ class ActingAdmin(RecordAdmin):
         return [act for act in self.acts if request.user.has_perm(act.permission)]
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
-        if request.method not in ("GET", "HEAD", "POST"):
-            return HttpResponseNotAllowed(["GET", "HEAD", "POST"])
         if request.method == "POST":
             self._refuse_what_is_not_permitted(request)
         return super().changelist_view(request, extra_context)

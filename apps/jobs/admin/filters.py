@@ -12,6 +12,8 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
+FOLDED = "admin/jobs/folded_filter.html"
+
 
 def known_tasks() -> list[str]:
     return sorted(name for name in current_app.tasks if not name.startswith("celery."))
@@ -28,6 +30,7 @@ class ExactFilter(admin.SimpleListFilter):
 
 class TaskFilter(ExactFilter):
     title = parameter_name = "task"
+    template = FOLDED
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [(name, name) for name in known_tasks()]
@@ -38,6 +41,16 @@ class QueueFilter(ExactFilter):
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [(name, name) for name in settings.JOBS_QUEUES]
+
+
+class FoldedFilter(admin.ChoicesFieldListFilter):
+    """By a column with many choices."""
+
+    template = FOLDED
+
+    @property
+    def value(self) -> Any:
+        return self.lookup_val and self.lookup_val[-1]
 
 
 # Of a filter by time: the parameters in the address.

@@ -1,5 +1,5 @@
 from collections.abc import Collection
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from django.contrib import admin
@@ -13,12 +13,24 @@ from django.utils.html import format_html, format_html_join
 from apps.jobs import ledger
 from apps.jobs.admin.acts import Act, ActingAdmin, Batch
 from apps.jobs.admin.filters import CreatedFilter, QueueFilter, TaskFilter, known_tasks
-from apps.jobs.admin.records import SEARCHED, as_json, job_link, shortened, state_badge, with_id, with_text
+from apps.jobs.admin.records import (
+    NOTHING,
+    SEARCHED,
+    as_json,
+    call,
+    exact,
+    job_link,
+    state_badge,
+    two_lines,
+    with_id,
+    with_text,
+)
 from apps.jobs.models import DeadLetter, Job
 from apps.jobs.paging import JobPaginator, newest_ids
 from apps.jobs.spans import span
 from apps.jobs.timeline import timeline
 
+TIMES: Any = tuple(map(exact, ("created_at", "run_at", "sent_at", "started_at", "finished_at", "expires_at", "lease_until")))
 # As many of a job's children as its page names; the list, searched by the job's id, has them all.
 CHILDREN_SHOWN = 20
 # Each state by itself, as its partial index has it.
@@ -74,8 +86,7 @@ RETRY_NOW = Act(
 
 @admin.register(Job)
 class JobAdmin(ActingAdmin):
-    list_display = ("task", "badge", "queue", "attempts", "waited", "ran", "age", "last_error", "short_id")
-    list_display_links = ("task", "short_id")
+    list_display = ("summary", "badge", "queue", "attempts", "waited", "ran", "age")
     list_filter = ("state", QueueFilter, TaskFilter, CreatedFilter)
     search_fields = ("id",)
     search_help_text = (
@@ -88,47 +99,17 @@ class JobAdmin(ActingAdmin):
     acts = (CANCEL, RETRY_NOW, RUN_NOW)
     cause_fields = ("task", "state")
     change_form_template = "admin/jobs/job.html"
-    readonly_fields = (
-        "task",
-        "state",
-        "queue",
-        "priority",
-        "shown_args",
-        "shown_kwargs",
-        "shown_result",
-        "waited",
-        "ran",
-        "retries",
-        "attempts",
-        "crashes",
-        "created_at",
-        "run_at",
-        "sent_at",
-        "started_at",
-        "finished_at",
-        "expires_at",
-        "lease_until",
-        "cancel_requested",
-        "progress",
-        "unique_key",
-        "running_key",
-        "owner",
-        "shown_letter",
-        "shown_parent",
-        "shown_children",
-        "shown_replay_of",
-        "shown_replays",
-    )
     fieldsets = (
         ("Call", {"fields": ("task", "shown_args", "shown_kwargs", "shown_result", "queue", "priority", "owner")}),
         (
-            "Related",
+            "Related jobs",
             {"fields": ("shown_letter", "shown_parent", "shown_children", "shown_replay_of", "shown_replays")},
         ),
-        ("Counts", {"fields": ("attempts", "retries", "crashes", "waited", "ran", "progress", "cancel_requested")}),
-        ("Times", {"fields": ("created_at", "run_at", "sent_at", "started_at", "finished_at", "expires_at")}),
-        ("Locks", {"fields": ("lease_until", "unique_key", "running_key"), "classes": ("collapse",)}),
+        ("Attempts", {"fields": ("attempts", "retries", "crashes", "waited", "ran", "progress", "cancel_requested")}),
+        ("Times", {"fields": TIMES}),
+        ("Locks", {"fields": ("unique_key", "running_key")}),
     )
+    readonly_fields: ClassVar[Any] = tuple(field for _, options in fieldsets for field in options["fields"])
 
     def get_search_results(
         self, request: HttpRequest, queryset: "QuerySet[Job]", search_term: str
@@ -149,6 +130,13 @@ class JobAdmin(ActingAdmin):
         context["letter"] = DeadLetter.objects.filter(job_id=job.pk).first()
         return super().render_change_form(request, context, *args, **kwargs)
 
+    @admin.display(description="task")
+    def summary(self, job: Job) -> str:
+        """With the last error, or else the arguments."""
+        if job.errors:
+            return two_lines(job.task, str(job.errors[-1].get("message", "")), "bad")
+        return two_lines(job.task, call(job.args, job.kwargs))
+
     @admin.display(description="state")
     def badge(self, job: Job) -> str:
         return state_badge(job.state)
@@ -157,46 +145,37 @@ class JobAdmin(ActingAdmin):
     def waited(self, job: Job) -> str:
         """From when the latest attempt was due until it started; for a job that waits, until now."""
         if job.state in (Job.State.QUEUED, Job.State.SENT):
-            return span(timezone.now() - job.run_at) if job.run_at <= timezone.now() else "–"
-        return span(job.started_at - job.run_at) if job.started_at else "–"
+            return span(timezone.now() - job.run_at) if job.run_at <= timezone.now() else NOTHING
+        return span(job.started_at - job.run_at) if job.started_at else NOTHING
 
     @admin.display(description="run")
     def ran(self, job: Job) -> str:
         """Of the latest attempt; of one that runs, until now."""
         if job.started_at is None or job.state in (Job.State.QUEUED, Job.State.SENT):
-            return "–"
+            return NOTHING
         return span((job.finished_at or timezone.now()) - job.started_at)
 
     @admin.display(description="created", ordering="created_at")
     def age(self, job: Job) -> str:
         return naturaltime(job.created_at)
 
-    @admin.display(description="last error")
-    def last_error(self, job: Job) -> str:
-        return shortened(str(job.errors[-1].get("message", ""))) if job.errors else ""
-
-    @admin.display(description="id")
-    def short_id(self, job: Job) -> str:
-        """The end: ids of the same second begin alike."""
-        return f"…{str(job.pk)[-12:]}"
-
     @admin.display(description="args")
     def shown_args(self, job: Job) -> str:
-        return as_json(job.args)
+        return as_json(job.args) if job.args else NOTHING
 
     @admin.display(description="kwargs")
     def shown_kwargs(self, job: Job) -> str:
-        return as_json(job.kwargs)
+        return as_json(job.kwargs) if job.kwargs else NOTHING
 
     @admin.display(description="result")
     def shown_result(self, job: Job) -> str:
-        return as_json(job.result)
+        return NOTHING if job.result is None else as_json(job.result)
 
     @admin.display(description="dead letter")
     def shown_letter(self, job: Job) -> str:
         letter = DeadLetter.objects.filter(job_id=job.pk).first()
         if letter is None:
-            return "–"
+            return NOTHING
         address = reverse("admin:jobs_deadletter_change", args=[letter.pk])
         return format_html('<a href="{}">{}</a> ({})', address, letter, letter.state)
 
@@ -223,4 +202,4 @@ def _listed(jobs: "QuerySet[Job]") -> str:
     ]
     lines = format_html_join("", '<li><a href="{}">{}</a> ({})</li>', rows[:CHILDREN_SHOWN])
     more = "<li>… and more</li>" if len(rows) > CHILDREN_SHOWN else ""
-    return format_html("<ul>{}{}</ul>", lines, more and format_html(more)) if rows else "–"
+    return format_html("<ul>{}{}</ul>", lines, more and format_html(more)) if rows else NOTHING

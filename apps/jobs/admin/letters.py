@@ -15,15 +15,17 @@ from django.urls import URLPattern, path, reverse
 from apps.jobs import dead_letters
 from apps.jobs.admin import export, replay
 from apps.jobs.admin.acts import Act, ActingAdmin, AskForm, Batch
-from apps.jobs.admin.filters import CreatedFilter, QueueFilter, TaskFilter
+from apps.jobs.admin.filters import CreatedFilter, FoldedFilter, QueueFilter, TaskFilter
 from apps.jobs.admin.records import (
+    NOTHING,
     SEARCHED,
     as_json,
+    exact,
     folded,
     job_link,
     link,
-    shortened,
     state_badge,
+    two_lines,
     with_id,
     with_text,
 )
@@ -92,9 +94,8 @@ DISCARD = Act(
 
 @admin.register(DeadLetter)
 class DeadLetterAdmin(ActingAdmin):
-    list_display = ("task", "short_message", "kind", "queue", "attempts", "age", "badge")
-    list_display_links = ("task", "short_message")
-    list_filter = ("state", "kind", QueueFilter, TaskFilter, CreatedFilter)
+    list_display = ("summary", "kind", "queue", "attempts", "age", "badge")
+    list_filter = ("state", QueueFilter, ("kind", FoldedFilter), TaskFilter, CreatedFilter)
     search_fields = ("id",)
     search_help_text = (
         f"An id, or a fingerprint, finds any letter. Other text is looked for in the newest {SEARCHED:,} that the"
@@ -116,9 +117,9 @@ class DeadLetterAdmin(ActingAdmin):
         "attempts",
         "shown_fingerprint",
         "shown_job",
-        "created_at",
+        exact("created_at"),
         "badge",
-        "resolved_at",
+        exact("resolved_at"),
         "resolved_by",
         "reason",
         "shown_replay",
@@ -199,9 +200,9 @@ class DeadLetterAdmin(ActingAdmin):
 
     # --- Columns ------------------------------------------------------------------------------------------------------
 
-    @admin.display(description="message")
-    def short_message(self, letter: DeadLetter) -> str:
-        return shortened(letter.message)
+    @admin.display(description="task")
+    def summary(self, letter: DeadLetter) -> str:
+        return two_lines(letter.task, f"{letter.exception}: {letter.message}", "bad")
 
     @admin.display(description="created", ordering="created_at")
     def age(self, letter: DeadLetter) -> str:
@@ -217,15 +218,15 @@ class DeadLetterAdmin(ActingAdmin):
 
     @admin.display(description="traceback")
     def shown_traceback(self, letter: DeadLetter) -> str:
-        return folded("Show the traceback", letter.traceback) if letter.traceback else "–"
+        return folded("Show the traceback", letter.traceback) if letter.traceback else NOTHING
 
     @admin.display(description="args")
     def shown_args(self, letter: DeadLetter) -> str:
-        return as_json(letter.args)
+        return as_json(letter.args) if letter.args else NOTHING
 
     @admin.display(description="kwargs")
     def shown_kwargs(self, letter: DeadLetter) -> str:
-        return as_json(letter.kwargs)
+        return as_json(letter.kwargs) if letter.kwargs else NOTHING
 
     @admin.display(description="cause")
     def shown_fingerprint(self, letter: DeadLetter) -> str:

@@ -9,13 +9,14 @@ from django.contrib.admin import ShowFacets
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import Q, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.urls import reverse
 from django.utils.html import format_html
 
 from apps.jobs import sensitive
 from apps.jobs.paging import ShallowPaginator
 
+NOTHING = "–"
 # A list is for looking: a message is read in full on its own page.
 MESSAGE_IN_LIST = 100
 # Text is looked for in so many rows, the newest that the filters leave: those are read in some 50 ms, without an index
@@ -34,6 +35,16 @@ def folded(summary: str, text: str) -> str:
     return format_html("<details><summary>{}</summary><pre>{}</pre></details>", summary, text)
 
 
+def call(args: list[Any], kwargs: dict[str, Any]) -> str:
+    """As they would be written in a call; sealed ones as `***`."""
+    named = [f"{name}={value!r}" for name, value in sensitive.mask(kwargs).items()]
+    return ", ".join([*map(repr, sensitive.mask(args)), *named])
+
+
+def two_lines(first: str, second: str, mood: str = "") -> str:
+    return format_html('{}<span class="line {}">{}</span>', first or NOTHING, mood, shortened(second))
+
+
 def shortened(text: str) -> str:
     return text if len(text) <= MESSAGE_IN_LIST else text[: MESSAGE_IN_LIST - 1] + "…"
 
@@ -46,9 +57,20 @@ def state_badge(state: str) -> str:
     return format_html('<span class="state state-{}">{}</span>', state, state)
 
 
+def exact(column: str) -> Any:
+    """A field of the page: the time to the second, which Django's own format leaves out."""
+
+    @admin.display(description=column.removesuffix("_at").replace("_", " "))
+    def shown(row: Any) -> str:
+        moment = getattr(row, column)
+        return f"{moment:%-d %b %Y, %H:%M:%S} UTC" if moment else NOTHING
+
+    return shown
+
+
 def job_link(job_id: UUID | None) -> str:
     if job_id is None:
-        return "–"
+        return NOTHING
     return link(reverse("admin:jobs_job_change", args=[job_id]), job_id)
 
 
@@ -69,6 +91,27 @@ class RecordAdmin(admin.ModelAdmin[Any]):
     show_facets = ShowFacets.NEVER  # they count the table, once a choice
     list_per_page = 50
     list_max_show_all = 0
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        if request.method not in ("GET", "HEAD", "POST"):
+            return HttpResponseNotAllowed(["GET", "HEAD", "POST"])
+        title = str(self.opts.verbose_name_plural).capitalize()  # Django's own asks to "select job to view"
+        return super().changelist_view(request, {"title": title, **(extra_context or {})})
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Without what there is nothing to say about."""
+        fieldsets = [
+            (name, {**options, "fields": [field for field in options["fields"] if self._says(field, obj)]})
+            for name, options in super().get_fieldsets(request, obj)
+        ]
+        return [(name, options) for name, options in fieldsets if options["fields"]]
+
+    def _says(self, field: Any, row: Any) -> bool:
+        if callable(field):
+            value = field(row)
+        else:
+            value = getattr(self, field)(row) if hasattr(self, field) else getattr(row, field)
+        return value not in (None, "", False, NOTHING)
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return PagedChangeList

@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html_join
 
-from apps.jobs.admin.records import RecordAdmin, state_badge
+from apps.jobs.admin.records import NOTHING, RecordAdmin, exact, state_badge
 from apps.jobs.models import Job, Worker
 
 
@@ -42,9 +42,9 @@ class WorkerAdmin(RecordAdmin):
         "pool",
         "busy_of_size",
         "listens_to",
-        "started_at",
-        "heartbeat_at",
-        "stopped_at",
+        exact("started_at"),
+        exact("heartbeat_at"),
+        exact("stopped_at"),
         "runs",
     )
 
@@ -78,4 +78,4 @@ class WorkerAdmin(RecordAdmin):
     def runs(self, worker: Worker) -> str:
         jobs = Job.objects.filter(state=Job.State.RUNNING, worker_id=worker.pk).order_by("started_at")
         lines = [(reverse("admin:jobs_job_change", args=[job.pk]), job) for job in jobs]
-        return format_html_join("", '<p><a href="{}">{}</a></p>', lines) or "–"
+        return format_html_join("", '<p><a href="{}">{}</a></p>', lines) or NOTHING
