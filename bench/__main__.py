@@ -19,7 +19,7 @@ def main() -> None:
     # These need the settings and the tasks, which are there only now.
     from django.core.management import call_command
 
-    from bench import drain, enqueue, latency, report
+    from bench import console, drain, enqueue, latency, report
     from bench.fleet import fleet
 
     sizes = QUICK if options.quick else FULL
@@ -29,9 +29,11 @@ def main() -> None:
     with fleet(options.logs) as workers:
         measures += drain.measure(workers, sizes)
         measures += latency.measure(workers, sizes)
+    pages = console.measure(sizes)
     print(report.table(machine, measures))
+    print(console.table(sizes.console_jobs, pages))
     if options.json:
-        options.json.write_text(report.as_json(machine, measures) + "\n")
+        options.json.write_text(report.as_json(machine, measures, pages) + "\n")
 
 
 if __name__ == "__main__":

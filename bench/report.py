@@ -12,6 +12,7 @@ from statistics import median
 from django.db import connection
 
 from bench import disk, plain
+from bench.console import Page
 from bench.rounds import Measure
 
 PACKAGES = ("celery", "kombu", "redis", "django", "psycopg")
@@ -77,8 +78,13 @@ def target(measure: Measure) -> str:
     return f"{wanted}  {'met' if measure.is_met else 'MISSED'}"
 
 
-def as_json(about: Mapping[str, str], measures: Sequence[Measure]) -> str:
-    return json.dumps({"machine": about, "measures": [figures(measure) for measure in measures]}, indent=2)
+def as_json(about: Mapping[str, str], measures: Sequence[Measure], pages: Sequence[Page]) -> str:
+    found = {
+        "machine": about,
+        "measures": [figures(measure) for measure in measures],
+        "pages": [{**vars(page), "met": page.is_met} for page in pages],
+    }
+    return json.dumps(found, indent=2)
 
 
 def figures(measure: Measure) -> dict[str, object]:

@@ -16,13 +16,33 @@ class Sizes:
     drain_rounds: int
     drained: int
     started: int  # one at a time, on an idle worker
+    console_jobs: int  # that have ended; a tenth of them as dead letters
+    console_rounds: int
 
 
 # Under three minutes in all on two cores. Many short rounds and not a few long ones: whoever else uses the machine
 # comes and goes within seconds, and a median shrugs off the rounds that were hit.
-FULL = Sizes(enqueue_rounds=9, enqueued=200, enqueued_together=5_000, drain_rounds=9, drained=400, started=200)
+FULL = Sizes(
+    enqueue_rounds=9,
+    enqueued=200,
+    enqueued_together=5_000,
+    drain_rounds=9,
+    drained=400,
+    started=200,
+    console_jobs=1_000_000,
+    console_rounds=20,
+)
 # Shows that everything works, and measures nothing.
-QUICK = Sizes(enqueue_rounds=1, enqueued=10, enqueued_together=100, drain_rounds=1, drained=40, started=3)
+QUICK = Sizes(
+    enqueue_rounds=1,
+    enqueued=10,
+    enqueued_together=100,
+    drain_rounds=1,
+    drained=40,
+    started=3,
+    console_jobs=2_000,
+    console_rounds=1,
+)
 
 # PostgreSQL's driver and planner settle on a statement after five times, in each of two processes.
 WARM_UP = 40

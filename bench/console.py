@@ -1,0 +1,142 @@
+"""What an operator waits for: the console's pages, over a ledger of a million ended jobs and 100,000 dead letters."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from django.contrib.auth.models import User
+from django.core.management import call_command
+from django.db import connection
+from django.test import Client
+from django.urls import Resolver404, resolve
+
+from apps.jobs.models import DeadLetter, Job
+from bench.rounds import Sizes
+
+# Milliseconds, within which a page is there before a person thinks of waiting.
+LIMIT = 200.0
+HOST = "localhost"
+
+# One every half second, so that a million cover six days; some of each end, and a few thousand live ones.
+JOBS = """
+    INSERT INTO jobs_job (
+        id, task, args, kwargs, options, queue, state, attempts, token, run_at, created_at, sent_at, started_at,
+        finished_at, errors, parent_id)
+    SELECT
+        uuidv7(at - now()), (ARRAY['tasks.place_order', 'tasks.charge_customer', 'tasks.send_reminder'])[1 + mod(n, 3)],
+        '[]', jsonb_build_object('order_id', n, 'note', md5(n::text)), '{"headers": {"request_id": "5c1e0d"}}',
+        (ARRAY['default', 'io', 'low'])[1 + mod(n, 3)], ended, 1, 1, at, at, at + interval '2 ms', at + interval '5 ms',
+        at + interval '25 ms',
+        CASE ended WHEN 'dead' THEN jsonb_build_array(jsonb_build_object(
+            'at', at, 'kind', 'permanent', 'exception', 'ValueError', 'message', 'order ' || n || ' has no address',
+            'traceback', repeat('  File "orders/services.py", line 7, in place', 30))) ELSE '[]' END,
+        CASE WHEN mod(n, 10) = 0 THEN uuidv7() END
+    FROM generate_series(1, %s) AS n,
+        LATERAL (SELECT now() - n * interval '0.5 s' AS at) AS time,
+        LATERAL (SELECT CASE
+            WHEN mod(n, 10) = 0 THEN 'dead' WHEN mod(n, 997) = 0 THEN 'cancelled' ELSE 'succeeded' END AS ended) AS ends
+"""
+LIVE_JOBS = """
+    INSERT INTO jobs_job (id, task, args, kwargs, options, queue, run_at, created_at)
+    SELECT uuidv7(), 'tasks.send_reminder', '[]', jsonb_build_object('user_id', n), '{}', 'io',
+        now() + n * interval '1 min', now() - n * interval '1 s'
+    FROM generate_series(1, %s) AS n
+"""
+LETTERS = """
+    INSERT INTO jobs_deadletter (
+        id, job_id, durable, task, args, kwargs, options, queue, kind, exception, message, traceback, fingerprint,
+        attempts, created_at, state, reason)
+    SELECT uuidv7(), id, true, task, args, kwargs, '{}', queue, 'permanent', errors->0->>'exception',
+        errors->0->>'message', errors->0->>'traceback', md5((mod(row_number() OVER (), 400))::text), 1, finished_at,
+        'open', ''
+    FROM jobs_job WHERE state = 'dead'
+"""
+
+
+@dataclass(frozen=True)
+class Page:
+    """One line of the table: milliseconds, one figure a round."""
+
+    name: str
+    took: Sequence[float]
+
+    @property
+    def is_met(self) -> bool:
+        return median(self.took) < LIMIT
+
+
+def measure(sizes: Sizes) -> list[Page]:
+    """One request for each page in turns; the first round, in which templates are read, is not counted."""
+    call_command("migrate", verbosity=0)
+    fill(sizes.console_jobs)
+    client = Client()
+    client.force_login(User.objects.create_superuser("bench"))
+    pages = {name: address for name, address in addresses().items() if is_there(address)}
+    rounds = [[milliseconds(client, address) for address in pages.values()] for _ in range(1 + sizes.console_rounds)]
+    return [Page(name, took) for name, took in zip(pages, zip(*rounds[1:], strict=True), strict=True)]
+
+
+def fill(jobs: int) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE jobs_job, jobs_deadletter")
+        cursor.execute(JOBS, [jobs])
+        cursor.execute(LIVE_JOBS, [jobs // 200])
+        cursor.execute(LETTERS)
+        for table in ("jobs_job", "jobs_deadletter"):
+            cursor.execute(f"VACUUM ANALYZE {table}")
+
+
+def addresses() -> dict[str, str]:
+    job, letter = Job.objects.filter(state="dead").latest("created_at"), DeadLetter.objects.earliest("created_at")
+    jobs, letters = "/admin/jobs/job/", "/admin/jobs/deadletter/"
+    return {
+        "dashboard": "/jobs/",
+        "jobs": jobs,
+        "jobs, the last page": f"{jobs}?p=200",
+        "jobs, dead": f"{jobs}?state__exact=dead",
+        "jobs, cancelled": f"{jobs}?state__exact=cancelled",
+        "jobs, of one task": f"{jobs}?task=tasks.charge_customer",
+        "jobs, of a task that never ran": f"{jobs}?task=tasks.generate_report",
+        "jobs, of one queue": f"{jobs}?queue=io",
+        "jobs, of a queue that had none": f"{jobs}?queue=high",
+        "jobs, of one day": f"{jobs}?since=2000-01-01T00:00&until={job.created_at:%Y-%m-%dT%H:%M}",
+        "jobs, by id": f"{jobs}?q={job.pk}",
+        "jobs, by an argument": f"{jobs}?q=nowhere-to-be-found",
+        "job": f"{jobs}{job.pk}/change/",
+        "dead letters": letters,
+        "dead letters, open": f"{letters}?state__exact=open",
+        "dead letters, discarded": f"{letters}?state__exact=discarded",
+        "dead letters, of one task": f"{letters}?task=tasks.charge_customer",
+        "dead letters, by an error": f"{letters}?q=nowhere-to-be-found",
+        "dead letters, by cause": f"{letters}causes/",
+        "dead letter": f"{letters}{letter.pk}/change/",
+        "queues": "/admin/jobs/queuepause/",
+    }
+
+
+def is_there(address: str) -> bool:
+    try:
+        resolve(address.partition("?")[0])
+    except Resolver404:
+        return False
+    return True
+
+
+def milliseconds(client: Client, address: str) -> float:
+    began = time.perf_counter()
+    answer = client.get(address, secure=True, headers={"host": HOST})
+    took = (time.perf_counter() - began) * 1000
+    if answer.status_code != 200:
+        raise RuntimeError(f"{address} answered {answer.status_code}.")
+    return took
+
+
+def table(jobs: int, pages: Sequence[Page]) -> str:
+    width = max(len(page.name) for page in pages)
+    lines = [
+        f"{page.name.ljust(width)}  {median(page.took):6.0f} ms  {'met' if page.is_met else 'MISSED'}" for page in pages
+    ]
+    over = f"{jobs:,} ended jobs and {jobs // 10:,} dead letters"
+    head = f"Pages over {over}, median of {len(pages[0].took)} (≤ {LIMIT:.0f} ms)"
+    return "\n".join(["", head, *lines])
