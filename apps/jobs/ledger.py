@@ -335,6 +335,16 @@ LET_GO = (
 )
 
 
+# What the row knows of the attempt that an error ended goes with the error: the next claim overwrites it.
+WITH_ERRORS = """
+    errors = errors || (
+        SELECT coalesce(jsonb_agg(value || CASE WHEN state = 'running' THEN jsonb_build_object(
+            'attempt', attempts, 'started_at', started_at,
+            'worker', (SELECT name FROM jobs_worker WHERE id = worker_id)) ELSE '{}' END), '[]')
+        FROM jsonb_array_elements(%s::jsonb) AS error (value))
+"""
+
+
 def retry(job_id: UUID, token: int, again: NewJob, failure: Failure | None) -> None:
     """running → queued, as the task asked by `self.retry` or `self.replace`. The error is kept in the job's list."""
     with connection.cursor() as cursor:
@@ -342,7 +352,7 @@ def retry(job_id: UUID, token: int, again: NewJob, failure: Failure | None) -> N
             f"""
             UPDATE jobs_job
             SET {LET_GO}, task = %s, args = %s::jsonb, kwargs = %s::jsonb, options = %s::jsonb, queue = %s,
-                priority = %s, retries = %s, errors = errors || %s::jsonb
+                priority = %s, retries = %s, {WITH_ERRORS}
             WHERE id = %s AND token = %s AND state = 'running'
             """,
             [
@@ -461,7 +471,7 @@ def end(job: Job, state: Job.State, failure: Failure | None = None) -> None:
     job.state = state
     with connection.cursor() as cursor:
         cursor.execute(
-            f"UPDATE jobs_job SET state = %s, errors = errors || %s::jsonb, {ENDED} WHERE id = %s",
+            f"UPDATE jobs_job SET state = %s, {WITH_ERRORS}, {ENDED} WHERE id = %s",
             [state, dumps([failure.as_entry()] if failure else []), job.id],
         )
 

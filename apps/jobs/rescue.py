@@ -67,7 +67,7 @@ def hand_back_unknown(job_id: UUID) -> None:
 def _defer_unknown(job: Job, errors: list[dict[str, Any]]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
-            f"UPDATE jobs_job SET {ledger.LET_GO}, errors = errors || %s::jsonb WHERE id = %s",
+            f"UPDATE jobs_job SET {ledger.LET_GO}, {ledger.WITH_ERRORS} WHERE id = %s",
             [settings.JOBS_UNKNOWN_TASK_EVERY.total_seconds(), dumps(errors), job.id],
         )
 
@@ -135,7 +135,7 @@ def _count_crash(job: Job, failure: Failure) -> None:
 def _let_go_after_crash(job: Job, failure: Failure) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
-            f"UPDATE jobs_job SET {ledger.LET_GO}, crashes = crashes + 1, errors = errors || %s::jsonb WHERE id = %s",
+            f"UPDATE jobs_job SET {ledger.LET_GO}, crashes = crashes + 1, {ledger.WITH_ERRORS} WHERE id = %s",
             # The first crash is mostly a deploy or a host: run at once. More of them look like the job's own doing.
             [job.crashes, dumps([failure.as_entry()]), job.id],
         )

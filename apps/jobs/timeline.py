@@ -29,7 +29,7 @@ def timeline(job: Job) -> list[Moment]:
 def _failed_attempts(job: Job) -> list[Moment]:
     return [
         Moment(
-            what=f"Attempt {number} failed",
+            what=f"Attempt {error.get('attempt') or number} failed{_on(error.get('worker'))}",
             at=parse_datetime(str(error.get("at"))),
             mood="bad",
             detail=f"{error.get('exception')}: {error.get('message')}",
@@ -56,7 +56,11 @@ def _latest(job: Job) -> list[Moment]:
 
 
 def _worker(job: Job) -> str:
-    return f"on {job.worker}" if job.worker_id and job.worker else ""
+    return _on(job.worker).strip() if job.worker_id else ""
+
+
+def _on(worker: object) -> str:
+    return f" on {worker}" if worker else ""
 
 
 def _end(job: Job) -> Moment:

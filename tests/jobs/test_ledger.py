@@ -14,7 +14,7 @@ from django.utils import timezone
 from apps.jobs import ledger, rescue
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.ledger import LeaseLost, NewJob
-from apps.jobs.models import DeadLetter, Job
+from apps.jobs.models import DeadLetter, Job, Worker
 from apps.jobs.wakeup import Ear
 from tests.jobs.bench import LONG_AGO, claim, record, row
 
@@ -222,3 +222,15 @@ def test_an_endless_message_is_shortened(db: None) -> None:
     ledger.bury(job_id, None, Failure.of(ValueError("x" * 1_000_000)))
     assert len(DeadLetter.objects.get().message) < 3_000
     assert len(str(row(job_id).errors)) < 20_000
+
+
+def test_an_error_keeps_the_worker_and_the_attempt_that_a_later_claim_overwrites(db: None) -> None:
+    worker = Worker.objects.create(name="io@host", pid=1, pool="gevent")
+    job_id = record()
+    for _ in range(2):
+        token = ledger.claim({job_id: 0}, worker.pk)[job_id]
+        ledger.retry(job_id, token, NewJob(id=job_id, task="t", args=[], kwargs={}, queue="default"), BROKEN)
+        Job.objects.filter(pk=job_id).update(state="sent")
+    ledger.bury(job_id, None, BROKEN)
+    kept = [(error.get("attempt"), error.get("worker")) for error in row(job_id).errors]
+    assert kept == [(1, "io@host"), (2, "io@host"), (None, None)]
