@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +26,7 @@ from django.utils import timezone
 
 from apps.jobs import ledger, sensitive
 from apps.jobs.failures import Failure, plain
-from apps.jobs.ids import job_id_of
+from apps.jobs.ids import job_id_of, uuid7
 from apps.jobs.models import DeadLetter, Job
 
 # By the names that apply_async has for them, and those that a message has.
@@ -90,11 +91,16 @@ def write_for_request(request: Any, failure: Failure) -> None:
 
 
 def write_for_message(message: Any, failure: Failure) -> None:
-    """For a message that is no task call; what could be read of it is kept, shortened."""
+    """For a message that is no task call; what could be read of it is kept, shortened.
+
+    A message whose worker was killed before it was acknowledged comes again, and has its letter already. Only Redis
+    keeps a message's tag, so behind another broker it may get a second one.
+    """
     headers = message.headers if isinstance(message.headers, dict) else {}
     task = headers.get("task") if isinstance(headers.get("task"), str) else ""
     args, kwargs = _arguments(message)
-    DeadLetter.objects.create(
+    letter = DeadLetter(
+        id=_letter_id(message),
         durable=False,
         task=plain(str(task), 255),
         args=storable(args),
@@ -102,6 +108,16 @@ def write_for_message(message: Any, failure: Failure) -> None:
         queue=str((message.delivery_info or {}).get("routing_key") or "")[:100],
         **failure.as_letter(str(task)),
     )
+    DeadLetter.objects.bulk_create([letter], ignore_conflicts=True)
+
+
+def _letter_id(message: Any) -> UUID:
+    """The same for the same message. Its body counts too: whoever writes bad messages may write each tag twice."""
+    tag = (message.properties or {}).get("delivery_tag")
+    if not isinstance(tag, str):
+        return uuid7()
+    body = message.body if isinstance(message.body, bytes) else str(message.body).encode("utf-8", "replace")
+    return UUID(bytes=sha256(tag.encode("utf-8", "replace") + body).digest()[:16])
 
 
 def _arguments(message: Any) -> tuple[list[Any], dict[str, Any]]:

@@ -101,6 +101,13 @@ def test_a_letter_shows_the_beginning_of_megabytes(consumer: Consumer) -> None:
     assert 1_000 < len(str(DeadLetter.objects.get().args)) < 30_000
 
 
+def test_a_message_that_comes_again_because_its_worker_was_killed_keeps_its_one_letter(consumer: Consumer) -> None:
+    item = json.dumps(envelope(headers={"id": None})).encode()
+    for _ in range(2):
+        consumer.receive(item).ack.assert_called_once()
+    assert DeadLetter.objects.count() == 1
+
+
 def test_without_a_database_the_message_comes_back_later_and_is_not_lost(
     consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
