@@ -1,4 +1,4 @@
-"""What can be read of an envelope that kombu cannot read.
+"""The envelope that kombu puts around a message in Redis, and what can be read of one that kombu cannot read.
 
 Problem. An envelope that is not a JSON object, or that lacks what kombu looks for in it, raises inside kombu, before
 any hook of Celery's: the worker exits or reconnects, and the message is lost or comes back for ever.
@@ -12,9 +12,33 @@ import json
 from typing import Any
 from uuid import uuid4
 
+from kombu.utils.json import dumps
+
 UNREADABLE = "application/x-unreadable"
+PERSISTENT = 2
 # What a dead letter shows of it is for a person; the rest may be megabytes.
 SHOWN = 20_000
+
+
+def sealed(message: Any, queue: str, priority: int | None) -> str:
+    """Celery's task message as kombu would put it into the list of a queue."""
+    body = base64.b64encode(dumps(message.body).encode()).decode()
+    properties = {
+        **message.properties,
+        "delivery_mode": PERSISTENT,
+        "delivery_info": {"exchange": "", "routing_key": queue},
+        "priority": priority or 0,
+        "body_encoding": "base64",
+        "delivery_tag": str(uuid4()),
+    }
+    envelope = {
+        "body": body,
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": message.headers,
+        "properties": properties,
+    }
+    return str(dumps(envelope))
 
 
 def readable(item: bytes | str, tag: str | None = None) -> bytes | str:

@@ -13,7 +13,7 @@ import logging
 import random
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -30,6 +30,7 @@ from apps.jobs.failures import Failure
 from apps.jobs.heartbeats import Heart
 from apps.jobs.ledger import Due
 from apps.jobs.models import Heartbeat
+from apps.jobs.transport import Channel as RedisChannel
 from apps.jobs.wakeup import Ear
 
 logger = logging.getLogger(__name__)
@@ -123,15 +124,22 @@ class Relay:
         return len(due)
 
     def _publish(self, due: Sequence[Due]) -> None:
-        with self.app.producer_pool.acquire(block=True) as producer, producer.batch():
-            for job in due:
-                try:
-                    message = as_message(self.app, job)
-                except (TypeError, ValueError) as exc:
-                    # A row that cannot become a message must not stop the others.
-                    ledger.bury(job.id, None, Failure.of(exc))
-                else:
+        messages = list(self._messages(due))
+        with self.app.producer_pool.acquire(block=True) as producer:
+            if isinstance(producer.channel, RedisChannel):
+                producer.channel.push((message, job.queue, job.priority) for job, message in messages)
+                return
+            with producer.batch():
+                for job, message in messages:
                     self._publish_one(producer, job, message)
+
+    def _messages(self, due: Sequence[Due]) -> Iterator[tuple[Due, Any]]:
+        for job in due:
+            try:
+                yield job, as_message(self.app, job)
+            except (TypeError, ValueError) as exc:
+                # A row that cannot become a message must not stop the others.
+                ledger.bury(job.id, None, Failure.of(exc))
 
     def _publish_one(self, producer: Any, job: Due, message: Any) -> None:
         queue = self.app.amqp.queues[job.queue]

@@ -17,6 +17,8 @@ import json
 import logging
 import threading
 import time
+from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from itertools import product
@@ -27,7 +29,7 @@ import redis
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
-from apps.jobs.envelope import readable
+from apps.jobs.envelope import readable, sealed
 
 logger = logging.getLogger(__name__)
 
@@ -248,6 +250,21 @@ class Channel(kombu_redis.Channel):
         """As often as kombu does: a report may get lost on its way through a proxy."""
         if self.claims and not self._claimed and time.monotonic() - (self._brpop_sent_at or 0.0) >= self.brpop_timeout:
             self._in_poll = None
+
+    def push(self, messages: Iterable[tuple[Any, str, int | None]]) -> None:
+        """Publish task messages, each with its queue and priority, in one round trip.
+
+        kombu takes ten times as long for the steps that lead to the same LPUSH.
+        """
+        lists: defaultdict[str, list[str]] = defaultdict(list)
+        for message, queue, priority in messages:
+            lists[self._q_for_pri(queue, priority or 0)].append(  # type: ignore[no-untyped-call]
+                sealed(message, queue, priority)
+            )
+        with self.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
+            for key, items in lists.items():
+                pipe.lpush(key, *items)
+            pipe.execute()
 
     @property
     def event_loop(self) -> Any:

@@ -15,7 +15,7 @@ from apps.jobs import connections, ledger, queues, rescue
 from apps.jobs.brokers.memory import SETTLED
 from apps.jobs.brokers.redis import MARK
 from apps.jobs.models import Job
-from apps.jobs.relay import Relay
+from apps.jobs.relay import Relay, as_message
 from tasks.lab import lab_add, lab_nothing
 from tests.jobs.bench import Bench, claim
 from tests.jobs.sessions import Session
@@ -57,6 +57,21 @@ def test_every_due_job_is_published_to_its_queue(relay: Relay, valkey: redis.Red
     assert (ids_in(valkey), ids_in(valkey, "low")) == ([here.id], [there.id])
     assert Job.objects.get(pk=here.id).state == Job.State.SENT
     assert relay.run_once() == 0
+
+
+@pytest.mark.parametrize("priority", [None, 0, 5, 9])
+def test_what_is_published_is_what_kombu_would_have_published(
+    relay: Relay, bench: Bench, valkey: redis.Redis, priority: int | None
+) -> None:
+    lab_add.apply_async(kwargs={"x": 1, "y": 2}, priority=priority, link=lab_nothing.si())
+    [due] = ledger.take_due(relay.queues, 10)
+    relay._publish([due])
+    with current_app.producer_pool.acquire(block=True) as producer:
+        relay._publish_one(producer, due, as_message(relay.app, due))
+    [key] = valkey.keys("default*")
+    ours, kombus = (json.loads(item) for item in valkey.lrange(key, 0, -1))
+    assert ours["properties"].pop("delivery_tag") != kombus["properties"].pop("delivery_tag")
+    assert ours == kombus
 
 
 def test_priorities_become_kombus_lists(relay: Relay, valkey: redis.Redis) -> None:

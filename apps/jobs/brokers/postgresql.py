@@ -21,7 +21,7 @@ from kombu.transport import pgmq as kombu_pgmq
 from pgmq.install import install_pgmq_from_sql
 
 from apps.jobs.brokers.memory import SETTLED
-from apps.jobs.transport import readable
+from apps.jobs.envelope import readable
 
 # Any number, as long as nobody else takes it: two `migrate` at once must not both install.
 INSTALLING = 7_460_112

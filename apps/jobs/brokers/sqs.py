@@ -18,7 +18,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 from kombu.transport import SQS
 
-from apps.jobs.transport import readable
+from apps.jobs.envelope import readable
 
 # A tag of the queue: whoever deletes the queue deletes the mark.
 MARK = "nightshift-database"
