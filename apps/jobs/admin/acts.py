@@ -5,9 +5,9 @@ there, it is done. Each batch is a transaction together with its lines in the lo
 done some, and doing it again does the rest.
 """
 
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -177,8 +177,8 @@ class ActingAdmin(RecordAdmin):
 
     def _do(self, request: HttpRequest, act: Act, rows: "QuerySet[Any]", asked: dict[str, Any]) -> None:
         ids = list(rows.values_list("pk", flat=True)[:AT_ONCE])
-        began, tried, done = time.monotonic(), 0, 0
-        while tried < len(ids) and time.monotonic() - began < PATIENCE:
+        began, tried, done = monotonic(), 0, 0
+        while tried < len(ids) and monotonic() - began < PATIENCE:
             batch = Batch(ids[tried : tried + BATCH], tried, len(ids), request.user, asked)
             with transaction.atomic():
                 acted_on = act.perform(batch)
