@@ -58,7 +58,8 @@ class Attempt:
             result = self.task.run(*args, **kwargs)
             if self.task.atomic:
                 self._succeed(result)
-        if not self.task.atomic:
+        is_written_by_main_process = self.request.get("ends_here") and not self.request.get("again")
+        if not (self.task.atomic or is_written_by_main_process):
             connections.patiently(lambda: self._succeed(result))
         return result
 
@@ -126,6 +127,13 @@ class Attempt:
 
     def _failure(self, exc: BaseException, kind: Kind | None = None) -> Failure:
         return Failure.of(exc, kind=kind).masked(sensitive.secrets_in(self.request.kwargs or {}))
+
+
+def is_plain(task: "JobTask", headers: Mapping[str, Any], continued: Mapping[str, Any]) -> bool:
+    """Whether a success is no more than that: nothing of it is kept, and nothing comes after it in its transaction."""
+    asked = headers.get("ignore_result")
+    is_kept = not (task.ignore_result if asked is None else asked)
+    return not (is_kept or task.atomic or any(continued.get(name) for name in ("callbacks", "chain", "chord")))
 
 
 def readable(task: "JobTask", result: Any) -> Any:

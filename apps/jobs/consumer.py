@@ -18,7 +18,8 @@ from typing import Any
 from celery.worker.consumer import Consumer
 from kombu.exceptions import ContentDisallowed, DecodeError
 
-from apps.jobs import connections, dead_letters, lease, rescue
+from apps.jobs import claims, connections, dead_letters, endings, lease, rescue
+from apps.jobs.claims import Claims
 from apps.jobs.envelope import UNREADABLE
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.ids import job_id_of
@@ -44,6 +45,18 @@ class JobConsumer(Consumer):
     class Blueprint(Consumer.Blueprint):
         # Where the queues are quorum queues, Celery declares 28 more for countdowns. Ours wait in the ledger.
         default_steps = [step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in str(step)]
+
+    def __init__(self, on_task_request: Callable[[Any], Any], **options: Any) -> None:
+        super().__init__(on_task_request, **options)
+        if self.hub:
+            self.on_task_request = Claims(self, on_task_request).on_task_request
+            endings.batch.timer = self.timer
+
+    def on_close(self) -> None:
+        """The connection is lost. Celery forgets what is not with the pool; claimed, it would be ours for a lease."""
+        waiting = claims.waiting()
+        super().on_close()
+        claims.hand_back(waiting)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         handle = super().create_task_handler(*args, **kwargs)

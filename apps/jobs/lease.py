@@ -29,7 +29,7 @@ from django.conf import settings
 from django.db import connection
 from django.db.models.functions import Now
 
-from apps.jobs import connections, rescue
+from apps.jobs import connections, endings, rescue
 from apps.jobs.ids import job_id_of, uuid7
 from apps.jobs.models import Job, Worker
 
@@ -128,6 +128,7 @@ class LeaseStep(bootsteps.StartStopStep):
             self.timer_entry.cancel()
         _this.is_stopping = True
         try:
+            endings.write_all()
             rescue.release(_this.id)
             Worker.objects.filter(pk=_this.id).update(stopped_at=Now(), busy=0)
         except connections.LOST as exc:
@@ -147,8 +148,9 @@ def pool_is(worker: Any, kind: str) -> bool:
 
 def renew_leases() -> list[UUID]:
     """Returns the jobs that someone asked to cancel."""
-    running = [job_id_of(request.id) for request in tuple(state.active_requests)]
-    return rescue.renew(running, _this.id) if running else []
+    # Reserved is what waits for a process as well: it may be claimed already.
+    held = [job_id_of(request.id) for request in tuple(state.reserved_requests)] + endings.not_written_yet()
+    return rescue.renew(held, _this.id) if held else []
 
 
 def begin_shutdown(**signal_fields: Any) -> None:

@@ -14,7 +14,7 @@ What brings a job back whose worker is gone is in `apps.jobs.rescue`. `docs/life
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from itertools import chain
@@ -268,7 +268,7 @@ CLAIM = f"""
     SET state = 'running', attempts = attempts + 1, token = token + 1, worker_id = %s, started_at = clock_timestamp(),
         lease_until = clock_timestamp() + %s,
         unique_key = CASE WHEN unique_until = 'started' THEN NULL ELSE unique_key END
-    FROM (VALUES {{messages}}) AS message (id, retries), {WITHOUT_WAITING}
+    FROM (VALUES {{values}}) AS message (id, retries), {WITHOUT_WAITING}
     WHERE job.id = message.id AND job.retries = message.retries
       AND (state = 'sent' OR state = 'queued' AND run_at <= statement_timestamp())
       AND (expires_at IS NULL OR expires_at > statement_timestamp())
@@ -282,9 +282,19 @@ def claim(messages: Mapping[UUID, int], worker_id: UUID | None) -> dict[UUID, in
 
     An id that is missing from the answer is a duplicate, cancelled, expired or paused: its message means nothing.
     """
-    statement = CLAIM.format(messages=", ".join(["(%s::uuid, %s::int)"] * len(messages)))
-    pairs = chain.from_iterable(messages.items())
+    statement, pairs = _with_values(CLAIM, "(%s::uuid, %s::int)", messages.items())
     return dict(sql.run(statement, [worker_id, settings.JOBS_LEASE, *pairs, not connection.in_atomic_block]))
+
+
+def _with_values(statement: str, row: str, rows: Collection[Sequence[Any]]) -> tuple[str, list[Any]]:
+    """The statement for so many rows, and its parameters.
+
+    The last row is repeated up to a power of two, so that a connection prepares a handful of statements and not one for
+    each number of rows. A row that comes twice changes what it matches once.
+    """
+    filled = list(rows)
+    filled += filled[-1:] * ((1 << (len(filled) - 1).bit_length()) - len(filled))
+    return statement.format(values=", ".join([row] * len(filled))), list(chain.from_iterable(filled))
 
 
 def refuse(job_id: UUID) -> str:
@@ -328,6 +338,25 @@ def succeed(job_id: UUID, token: int, result: Any = None) -> None:
     kept = None if result is None else dumps(result)
     if not sql.run(SUCCEED, [kept, not connection.in_atomic_block, job_id, token]):
         raise LeaseLost(f"Job {job_id} is no longer ours to end (token {token}).")
+
+
+SUCCEED_MANY = f"""
+    UPDATE jobs_job AS job
+    SET state = 'succeeded', result = NULL, started_at = clock_timestamp() - ended.runtime * interval '1 second',
+        {ENDED}
+    FROM (VALUES {{values}}) AS ended (id, token, runtime), {WITHOUT_WAITING}
+    WHERE job.id = ended.id AND job.token = ended.token AND state = 'running'
+    RETURNING job.id
+"""
+
+
+def succeed_many(endings: Collection[tuple[UUID, int, float]]) -> set[UUID]:
+    """running → succeeded for each (job, token, seconds that it ran). Returns those that were still ours to end.
+
+    They were claimed before a process was free for them: when they started is only known now.
+    """
+    statement, values = _with_values(SUCCEED_MANY, "(%s::uuid, %s::int, %s::float)", endings)
+    return {row[0] for row in sql.run(statement, [*values, not connection.in_atomic_block])}
 
 
 LET_GO = (

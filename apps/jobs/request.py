@@ -4,8 +4,11 @@ Celery's documented hook for that is a task's `Request` class.
 """
 
 import logging
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+from uuid import UUID
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
@@ -13,7 +16,9 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
 from celery.worker.request import Request
 
-from apps.jobs import connections, dead_letters, lease, ledger, meter, rescue, sensitive
+from apps.jobs import connections, dead_letters, endings, lease, ledger, meter, rescue, sensitive
+from apps.jobs.ahead import runtimes
+from apps.jobs.attempt import is_plain
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.ids import job_id_of
 from apps.jobs.redaction import redact
@@ -29,7 +34,58 @@ REQUEUE_AFTER = 5.0
 class JobRequest(Request):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        for name in ("token", "ends_here"):
+            self._request_dict.pop(name, None)  # these are ours to say, not the message's
+        self.is_handed_back = False
         meter.received(self)
+
+    @property
+    def job_id(self) -> UUID:
+        return job_id_of(self.id)
+
+    @property
+    def has_row(self) -> bool:
+        return bool(self._request_dict.get("ledger"))
+
+    @property
+    def tried(self) -> int:
+        return self._request_dict.get("retries") or 0
+
+    @property
+    def token(self) -> int | None:
+        token: int | None = self._request_dict.get("token")
+        return token
+
+    @property
+    def waits_for_pool(self) -> bool:
+        return self.token is not None and self._apply_result is None and not self.is_handed_back
+
+    def grant(self, token: int, *, ends_here: bool) -> None:
+        """The job is ours. `ends_here`: its plain success may be written by this process, together with others."""
+        _, _, continued = self._payload
+        self._request_dict["token"] = token
+        if ends_here and is_plain(self._task, self._request_dict, continued or {}):
+            self._request_dict["ends_here"] = True
+            # Celery makes a subclass for each task, with an `on_success` of its own.
+            self._celerys_on_success = self.on_success  # type: ignore[has-type]
+            self.on_success = self._write_success_first
+
+    def _write_success_first(self, failed__retval__runtime: tuple[bool, Any, float], **fields: Any) -> None:
+        failed, _, runtime = failed__retval__runtime
+        self._succeeded = partial(self._celerys_on_success, failed__retval__runtime, **fields)
+        if failed or self.token is None:
+            self._succeeded()
+        else:
+            state.task_ready(self, successful=True)  # nobody may kill its process for it any more
+            endings.write_soon(endings.Ending(self.job_id, self.token, runtime, self))
+
+    def has_been_written(self) -> None:
+        """Acknowledge, and tell Celery."""
+        self._succeeded()
+
+    def revoked(self) -> bool:
+        """Celery asks before it hands the request to the pool."""
+        return self.is_handed_back or bool(super().revoked())
 
     def on_failure(self, exc_info: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False) -> None:
         exc = _cause(exc_info)
@@ -48,6 +104,8 @@ class JobRequest(Request):
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name for it
         """Events are what is counted, and what Flower shows: errors and results without the job's secrets."""
         meter.event(self, type, fields)
+        if type in ("task-succeeded", "task-failed", "task-retried") and self.time_start:
+            runtimes.saw(fields.get("runtime") or time.time() - self.time_start)
         secrets = sensitive.secrets_in(self.kwargs or {})
         if secrets:
             fields = {
@@ -62,7 +120,7 @@ class JobRequest(Request):
         """Our own shutdown ended it, uncounted. A broker-only job's message goes back as the connection closes."""
         state.task_ready(self)
         if self._in_ledger():
-            self._tell_ledger(lambda: rescue.release(lease.worker_id(), job_id_of(self.id)))
+            self._tell_ledger(lambda: rescue.release(lease.worker_id(), [self.job_id]))
             self.acknowledge()
 
     def _child_lost(self, exc: BaseException) -> None:

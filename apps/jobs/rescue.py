@@ -35,13 +35,14 @@ def renew(job_ids: Iterable[UUID], worker_id: UUID) -> list[UUID]:
         return [job_id for job_id, cancel_requested in cursor.fetchall() if cancel_requested]
 
 
-def release(worker_id: UUID, job_id: UUID | None = None) -> int:
-    """running → queued for a worker that stops in good order. No attempt and no crash is counted."""
+def release(worker_id: UUID, job_ids: Iterable[UUID] | None = None) -> int:
+    """running → queued, uncounted, for a worker that stops in good order or has no process for these jobs."""
+    ids = None if job_ids is None else list(job_ids)
     with connection.cursor() as cursor:
         cursor.execute(
             f"UPDATE jobs_job SET {ledger.LET_GO}, attempts = attempts - 1"
-            " WHERE worker_id = %s AND state = 'running' AND (%s::uuid IS NULL OR id = %s)",
-            [0, worker_id, job_id, job_id],
+            " WHERE worker_id = %s AND state = 'running' AND (%s::uuid[] IS NULL OR id = ANY(%s))",
+            [0, worker_id, ids, ids],
         )
         released: int = cursor.rowcount
         ledger.wake_relay(cursor)

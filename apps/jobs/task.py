@@ -231,21 +231,26 @@ class JobTask(celery.Task):
     # --- In the worker ------------------------------------------------------------------------------------------------
 
     def before_start(self, task_id: str, args: list[Any], kwargs: dict[str, Any]) -> None:
-        """Claim the job. Raises Ignore for a message that means nothing (any more)."""
+        """Claim the job, unless that is done. Raises Ignore for a message that means nothing (any more)."""
         request = self.request
         if request.is_eager or not self._in_ledger():
             return
         connections.refresh()
-        try:
-            request.token = connections.patiently(lambda: self._claim(args, kwargs))
-        except connections.LOST as exc:
-            raise Reject(f"the ledger cannot be reached: {exc}", requeue=True) from exc
-        if request.token is None:
-            why = connections.patiently(lambda: ledger.refuse(job_id_of(task_id)))
-            logger.info("Dropped a message for %s[%s]: %s", self.name, task_id, why)
-            raise Ignore(why)
+        if request.get("token") is None:
+            self._claim_now(job_id_of(task_id), args, kwargs)
         headers = request.headers or {}
         origin.working_for(origin.Origin(headers.get("owner_id"), headers.get("request_id")))
+
+    def _claim_now(self, job_id: UUID, args: list[Any], kwargs: dict[str, Any]) -> None:
+        """What the main process has not claimed (`apps.jobs.claims`)."""
+        try:
+            self.request.token = connections.patiently(lambda: self._claim(args, kwargs))
+        except connections.LOST as exc:
+            raise Reject(f"the ledger cannot be reached: {exc}", requeue=True) from exc
+        if self.request.token is None:
+            why = connections.patiently(lambda: ledger.refuse(job_id))
+            logger.info("Dropped a message for %s[%s]: %s", self.name, job_id, why)
+            raise Ignore(why)
 
     def _in_ledger(self) -> bool:
         return self.durable or bool(self.request.get("ledger"))

@@ -97,6 +97,7 @@ class QoS(kombu_redis.QoS):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         self._settled: list[str] = []
+        self._settle_by = 0.0
 
     @property
     def credit(self) -> int:
@@ -110,7 +111,10 @@ class QoS(kombu_redis.QoS):
             return super().ack(delivery_tag)  # type: ignore[no-untyped-call]
         if not self._settled:
             loop.call_later(ACKNOWLEDGE_WITHIN, self.acknowledge_settled)
+            self._settle_by = time.monotonic() + ACKNOWLEDGE_WITHIN
         self._settled.append(delivery_tag)
+        if time.monotonic() > self._settle_by:  # while a batch is delivered, the loop stands still
+            self.acknowledge_settled()
         return virtual.QoS.ack(self, delivery_tag)  # frees the worker's slot at once
 
     def acknowledge_settled(self) -> None:

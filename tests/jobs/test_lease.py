@@ -36,6 +36,7 @@ def step(db: None, parent: Mock) -> Iterator[LeaseStep]:
     yield step
     lease._this.is_stopping = False
     state.active_requests.clear()
+    state.reserved_requests.clear()
 
 
 def running(bench: Bench) -> Job:
@@ -43,6 +44,7 @@ def running(bench: Bench) -> Job:
     job = bench.job(lab_nothing.delay())
     assert ledger.claim({job.pk: 0}, lease.worker_id())
     request = Request(str(job.pk))
+    state.reserved_requests.add(request)
     state.active_requests.add(request)
     requests.append(request)
     return job
@@ -81,7 +83,7 @@ def test_a_beat_renews_what_runs_and_says_that_we_live(bench: Bench, step: Lease
 def test_a_request_of_a_stranger_does_not_end_the_renewals(bench: Bench, step: LeaseStep, parent: Mock) -> None:
     job = running(bench)
     stranger = Request("an id that is no UUID")
-    state.active_requests.add(stranger)
+    state.reserved_requests.add(stranger)
     Job.objects.update(lease_until="2024-02-05T09:00Z")
     step._beat(parent)
     job.refresh_from_db()

@@ -1,0 +1,52 @@
+"""Things that a worker's main process gathers for a moment, to write them to the ledger in one statement."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from django.db import connection
+
+from apps.jobs import connections
+
+logger = logging.getLogger(__name__)
+
+# While the database is away. Shorter than any lease, long enough not to be in the way of other work.
+TRY_AGAIN = 1.0
+
+T = TypeVar("T")
+
+
+class Batch(Generic[T]):
+    """`write` gets a list, and either writes all of it or raises; it is called again when the database is back."""
+
+    def __init__(self, write: Callable[[list[T]], None]) -> None:
+        self.write = write
+        self.timer: Any = None  # Celery's, in a worker with an event loop
+        self.items: list[T] = []
+        self.due = -math.inf
+
+    def add(self, item: T, within: float) -> None:
+        """Have it written in so many seconds; with 0, as soon as what has arrived by now is read."""
+        self.items.append(item)
+        self._flush_by(time.monotonic() + within)
+
+    def _flush_by(self, by: float) -> None:
+        now = time.monotonic()
+        if not now <= self.due <= by:
+            self.due = by
+            self.timer.call_after(max(0.0, by - now), self.flush)
+
+    def flush(self) -> None:
+        items, self.items, self.due = self.items, [], -math.inf
+        if not items:
+            return
+        try:
+            connections.refresh()
+            self.write(items)
+        except connections.LOST as exc:
+            logger.warning("The ledger is away, %d jobs wait for it: %s", len(items), str(exc).strip())
+            connection.close()
+            self.items = items + self.items
+            self._flush_by(time.monotonic() + TRY_AGAIN)

@@ -1,0 +1,116 @@
+"""One claim for all jobs that were fetched together, in the worker's main process.
+
+Problem. A claim is a round trip and a commit for each job, and a child is woken for a job that nobody may run.
+
+Guarantee. What arrives in one turn of the event loop is claimed in one statement, before any of it reaches the pool; a
+duplicate, cancelled, expired or paused job never does. The token goes to the child with the request. What is claimed
+does not wait long: a job that has not reached the pool within `WAIT_AT_MOST` is handed back, uncounted, for any worker.
+
+Not guaranteed. A message of a producer that does not know the ledger, and every message in a pool without an event loop
+(gevent), is claimed by the job's own process or greenlet, as it starts.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from celery.exceptions import Ignore
+from celery.worker import state
+from django.db import connection
+
+from apps.jobs import connections, lease, ledger, meter, rescue
+from apps.jobs.ahead import Ahead
+from apps.jobs.batch import Batch
+
+if TYPE_CHECKING:
+    from apps.jobs.request import JobRequest
+
+logger = logging.getLogger(__name__)
+
+# Others may be idle. Much longer than what is fetched ahead should take, so that it happens only when a job surprises.
+WAIT_AT_MOST = 1.0
+# A message that cannot be settled comes back after this many seconds; at once would be a loop.
+REQUEUE_AFTER = 5.0
+
+
+class Claims:
+    """`start` hands a request to the pool; it is Celery's own way to do so."""
+
+    def __init__(self, consumer: Any, start: Callable[["JobRequest"], Any]) -> None:
+        self.start = start
+        self.ahead = Ahead(consumer)
+        self.ends_here = lease.pool_is(consumer.controller, "prefork") or lease.pool_is(consumer.controller, "solo")
+        self.batch = Batch(self._claim)
+        self.batch.timer = consumer.timer
+
+    def on_task_request(self, request: "JobRequest") -> None:
+        if request.has_row:
+            self.batch.add(request, within=0.0)
+        else:
+            self.start(request)
+
+    def _claim(self, requests: list["JobRequest"]) -> None:
+        first = {request.job_id: request for request in reversed(requests)}
+        tokens = ledger.claim({job_id: request.tried for job_id, request in first.items()}, lease.worker_id())
+        for request in requests:
+            if first[request.job_id] is not request:
+                self.batch.add(request, within=0.0)  # a second message of the same job: what is it after the first?
+            elif request.job_id in tokens:
+                request.grant(tokens[request.job_id], ends_here=self.ends_here)
+            else:
+                self._refuse(request)
+        self._start(request for request in requests if request.token is not None)
+
+    def _start(self, requests: Iterable["JobRequest"]) -> None:
+        """With a solo pool, each runs to its end here."""
+        began, granted = time.monotonic(), list(requests)
+        if granted:
+            self.batch.timer.call_after(WAIT_AT_MOST, self._hand_back, (granted,))
+        self.ahead.adjust(self.ends_here)
+        for request in granted:
+            if state.should_stop is None and time.monotonic() - began < WAIT_AT_MOST:
+                self.start(request)
+
+    def _refuse(self, request: "JobRequest") -> None:
+        try:
+            why = ledger.refuse(request.job_id)
+        except connections.LOST as exc:
+            logger.warning("%s[%s] cannot be settled: %s", request.name, request.id, str(exc).strip())
+            connection.close()
+            self.batch.timer.call_after(REQUEUE_AFTER, request.message.requeue)
+            return
+        logger.info("Dropped a message for %s[%s]: %s", request.name, request.id, why)
+        meter.ignored(request, Ignore(why))
+        state.task_ready(request)
+        request.acknowledge()
+
+    def _hand_back(self, requests: list["JobRequest"]) -> None:
+        late = [request for request in requests if request.waits_for_pool and request in state.reserved_requests]
+        if late:
+            self.ahead.forget()
+            hand_back(late)
+            for request in late:
+                request.acknowledge()
+
+
+def waiting() -> list["JobRequest"]:
+    """Claimed, and not with the pool yet."""
+    return [request for request in tuple(state.reserved_requests) if request.waits_for_pool]
+
+
+def hand_back(requests: Iterable["JobRequest"]) -> None:
+    """running → queued, without having been started. If the database is away, the leases run out."""
+    ids: list[UUID] = []
+    for request in requests:
+        request.is_handed_back = True
+        state.task_ready(request)
+        ids.append(request.job_id)
+    if not ids:
+        return
+    try:
+        rescue.release(lease.worker_id(), ids)
+    except connections.LOST as exc:
+        logger.warning("%d jobs could not be handed back: %s", len(ids), str(exc).strip())
+        connection.close()
