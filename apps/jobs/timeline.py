@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from django.utils.dateparse import parse_datetime
 
-from apps.jobs.models import Job
+from apps.jobs.models import Job, Worker
 
 # A job is "due later" when someone asked for it; within a second it was only on its way.
 AT_ONCE = timedelta(seconds=1)
@@ -56,7 +56,9 @@ def _latest(job: Job) -> list[Moment]:
 
 
 def _worker(job: Job) -> str:
-    return _on(job.worker).strip() if job.worker_id else ""
+    """Its row may be gone: workers are kept for a week."""
+    worker = Worker.objects.filter(pk=job.worker_id).first() if job.worker_id else None
+    return _on(worker).strip()
 
 
 def _on(worker: object) -> str:

@@ -241,6 +241,15 @@ def test_a_jobs_timeline_names_the_worker_of_each_attempt(admin: Client) -> None
     assert "<details><summary>Traceback</summary>" in content
 
 
+@pytest.mark.parametrize("state", Job.State)
+def test_a_jobs_page_opens_in_every_state_also_without_its_worker(admin: Client, state: str) -> None:
+    now = timezone.now()
+    row = job(
+        state=state, attempts=1, worker_id=uuid4(), started_at=now, finished_at=now if state in Job.ENDED else None
+    )
+    assert admin.get(page_of(row)).status_code == 200
+
+
 def test_a_long_act_stops_in_time_and_says_what_is_left(admin: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acts, "BATCH", 1)
     monkeypatch.setattr(acts, "PATIENCE", 2.5)
