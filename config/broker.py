@@ -143,6 +143,8 @@ def _sqs(url: str) -> Broker:
 
 def _postgresql(url: str) -> Broker:
     options = {
+        # Without it, pgmq's client takes DATABASE_URL from the environment, whatever the broker's URL says.
+        "conn_string": url.replace("pgmq://", "postgresql://", 1),
         "visibility_timeout": env.int("BROKER_VISIBILITY_SECONDS", VISIBILITY_SECONDS),
         # A message wakes its worker by NOTIFY, so nobody has to hold a connection in a server-side poll …
         "use_notify": True,

@@ -1,0 +1,110 @@
+"""What is asked of a broker, in the words of the table in docs/brokers.md, and why some of it is not to be had."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+EVERY = ("redis", "rabbitmq", "sqs", "sqs-fifo", "postgresql")
+TITLES = {
+    "redis": "Redis",
+    "rabbitmq": "RabbitMQ",
+    "sqs": "SQS",
+    "sqs-fifo": "SQS, FIFO",
+    "postgresql": "PostgreSQL",
+}
+
+
+@dataclass(frozen=True)
+class Capability:
+    """limits: what holds, but only so far. lacks: what does not hold, and why."""
+
+    title: str
+    limits: Mapping[str, str] = field(default_factory=dict)
+    lacks: Mapping[str, str] = field(default_factory=dict)
+
+    def brokers(self) -> list[str]:
+        return [name for name in EVERY if name not in self.lacks]
+
+    def cell(self, broker: str) -> str:
+        if broker in self.lacks:
+            return f"no: {self.lacks[broker]}"
+        limit = self.limits.get(broker)
+        return f"holds; {limit}" if limit else "holds"
+
+
+def everywhere(limit: str) -> dict[str, str]:
+    return dict.fromkeys(EVERY, limit)
+
+
+SQS_BOTH = ("sqs", "sqs-fifo")
+NO_EVENTS = {
+    **dict.fromkeys(SQS_BOTH, "SQS has no fan-out; see the console"),
+    "postgresql": "each answer would be a table; see the console",
+}
+
+CAPABILITIES = {
+    "drain": Capability("Jobs run, each once"),
+    "retries": Capability("Retries with a delay", everywhere("waits in the ledger")),
+    "eta": Capability("A job for later (ETA, countdown)", everywhere("waits in the ledger")),
+    "routing": Capability("Routing to queues"),
+    "priority": Capability(
+        "Priorities within a queue",
+        {"redis": "four steps"},
+        {
+            "rabbitmq": "quorum queues take them and ignore them; use another queue",
+            **dict.fromkeys(SQS_BOTH, "SQS has none; use another queue"),
+            "postgresql": "pgmq has none; use another queue",
+        },
+    ),
+    "letters": Capability("Dead letters"),
+    "duplicates": Capability("A message that comes twice", everywhere("dropped by the claim")),
+    "killed": Capability("A killed worker's job", everywhere("again when its lease runs out")),
+    "killed_broker_only": Capability(
+        "A killed worker's broker-only job",
+        {
+            "redis": "after the visibility time-out",
+            "rabbitmq": "at once",
+            **dict.fromkeys(SQS_BOTH, "after the visibility time-out"),
+            "postgresql": "after the visibility time-out",
+        },
+    ),
+    "given_up": Capability(
+        "A message delivered too often",
+        {"rabbitmq": "a dead letter after 20"},
+        {
+            "redis": "it does not count",
+            **dict.fromkeys(SQS_BOTH, "without a redrive policy it comes for ever"),
+            "postgresql": "it counts and does nothing",
+        },
+    ),
+    "deploy": Capability("A deploy hands running jobs back"),
+    "restart": Capability(
+        "The broker is restarted",
+        {"sqs": "tried with one that forgets all", "sqs-fifo": "tried with one that forgets all"},
+    ),
+    "forgets": Capability(
+        "The broker forgets its messages",
+        {
+            "redis": "seen at once",
+            "rabbitmq": "seen when nobody consumes, else after JOBS_SENT_TIMEOUT",
+            **dict.fromkeys(SQS_BOTH, "a deleted queue is seen at once, a purged one after minutes"),
+            "postgresql": "seen at once",
+        },
+    ),
+    "unknown": Capability("An unknown task", everywhere("waits for newer code, then a dead letter")),
+    "undecodable": Capability("A message that cannot be read", everywhere("a dead letter")),
+    "depth": Capability("Depth and age of a queue", everywhere("from the ledger; the broker holds its window of it")),
+    "pause": Capability("Pausing a queue", everywhere("by the ledger")),
+    "cancel": Capability("Cancelling a running job", everywhere("by the ledger, at a checkpoint")),
+    "control": Capability("Celery's inspect and control", lacks=NO_EVENTS),
+    "flower": Capability("Flower", lacks=NO_EVENTS),
+    "groups": Capability(
+        "Order within a group",
+        {"sqs-fifo": "with --concurrency=1"},
+        {
+            "redis": "order is not promised",
+            "rabbitmq": "order is not promised",
+            "sqs": "needs a FIFO queue",
+            "postgresql": "order is not promised",
+        },
+    ),
+}
