@@ -18,8 +18,9 @@ from celery import Celery
 from django.conf import settings
 from django.db import connection
 
-from apps.jobs import rescue
+from apps.jobs import dead_letters, rescue
 from apps.jobs.brokers.memory import Memory
+from apps.jobs.failures import Failure
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +75,14 @@ def _resend_if_changed(memory: Memory, now: datetime, database: str) -> int:
 
 
 def _bury_given_up(memory: Memory) -> None:
-    buried = memory.bury_given_up()
-    if buried:
-        logger.warning("The broker gave up on %d messages; they are dead letters now", buried)
+    """Dead letters of what the broker gave up on. What belongs to the ledger needs none: it is sent again, and counted
+    there.
+    """
+    for message in memory.given_up():
+        if not (message.headers or {}).get("ledger"):
+            logger.warning("The broker gave up on a message; it is a dead letter now")
+            dead_letters.write_for_message(message, Failure.worker_lost("Delivered too often, never acknowledged."))
+        message.ack()
 
 
 def database_clock() -> tuple[datetime, str]:

@@ -1,8 +1,8 @@
 """What a broker can tell about itself, for `apps.jobs.broker`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 # A message is on its way for milliseconds; a busy machine makes that a second or two.
 SETTLED = timedelta(seconds=5)
@@ -23,6 +23,6 @@ class Memory(Protocol):
         """Those of the queues in which certainly nothing waits, and of which nothing is unacknowledged."""
         ...
 
-    def bury_given_up(self) -> int:
-        """Make dead letters of what the broker has given up on; returns how many."""
+    def given_up(self) -> Iterator[Any]:
+        """The messages that the broker has given up on, to be acknowledged."""
         ...

@@ -10,7 +10,7 @@ Not guaranteed. A message is a row that is inserted, updated and deleted: a few 
 must keep up. Priorities, Celery's events and remote control are not there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from json import dumps, loads
 from typing import Any
 
@@ -55,8 +55,8 @@ class PostgreSQLMemory:
         there = {queue.queue_name for queue in self.channel.pgmq.list_queues()}
         return [name for name in queues if name not in there or self.channel._size(name) == 0]
 
-    def bury_given_up(self) -> int:
-        return 0
+    def given_up(self) -> Iterator[Any]:
+        return iter(())
 
 
 def install(**_: Any) -> None:

@@ -3,24 +3,21 @@
 Problem. A publish that is not confirmed may be lost; one that waits for a frozen broker's confirmation waits for ever.
 A message over its delivery limit leaves its queue, and without a person who looks there it is as good as lost.
 
-Guarantee. A publish is confirmed within seconds, or raises. What the broker gave up on becomes a dead letter, unless it
-belongs to the ledger, which counts for itself and sends again.
+Guarantee. A publish is confirmed within seconds, or raises. The relay finds what the broker gave up on.
 
 Not guaranteed. RabbitMQ does not say how many messages of a queue are unacknowledged. "Empty" is certain only while
 nobody consumes; beside a living worker a lost message is found by its age.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from amqp.exceptions import NotFound
 from kombu import Connection, Queue
 from kombu.transport import pyamqp
 
-from apps.jobs import dead_letters
 from apps.jobs.brokers.memory import SETTLED
-from apps.jobs.failures import Failure
 from config.broker import GIVEN_UP
 
 # A confirmed write to a majority's disks takes milliseconds (seconds).
@@ -80,21 +77,12 @@ class RabbitMQMemory:
         finally:
             channel.close()
 
-    def bury_given_up(self) -> int:
-        queue = given_up().bind(self.broker.default_channel)
+    def given_up(self) -> Iterator[Any]:
+        """From a queue in the default exchange, so that there is no binding which could get lost."""
+        queue = Queue(GIVEN_UP, queue_arguments={"x-queue-type": "quorum"}, channel=self.broker.default_channel)
         queue.declare()
-        buried = 0
         while message := queue.get():
-            if not (message.headers or {}).get("ledger"):
-                dead_letters.write_for_message(message, Failure.worker_lost("Delivered too often, never acknowledged."))
-                buried += 1
-            message.ack()
-        return buried
-
-
-def given_up() -> Queue:
-    """In the default exchange, so that there is no binding which could get lost."""
-    return Queue(GIVEN_UP, queue_arguments={"x-queue-type": "quorum"})
+            yield message
 
 
 def _mark(database: str) -> str:

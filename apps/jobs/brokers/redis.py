@@ -1,6 +1,6 @@
 """Redis and Valkey: a server that was wiped or restarted has forgotten messages, and says so by its run id."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from apps.jobs.brokers.memory import SETTLED
@@ -30,8 +30,8 @@ class RedisMemory:
             return []
         return [name for name in queues if self.channel._size(name) == 0]
 
-    def bury_given_up(self) -> int:
-        return 0
+    def given_up(self) -> Iterator[Any]:
+        return iter(())
 
 
 def _text(value: Any) -> str:

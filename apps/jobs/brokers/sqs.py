@@ -10,7 +10,7 @@ Not guaranteed. Order within a group holds for a worker that runs one job at a t
 a group together. SQS counts its messages approximately, and about a minute late.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from json import loads
 from typing import Any
@@ -96,8 +96,8 @@ class SQSMemory:
         answer = self.channel.sqs().get_queue_attributes(QueueUrl=url, AttributeNames=list(COUNTS))
         return [int(answer["Attributes"][name]) for name in COUNTS]
 
-    def bury_given_up(self) -> int:
-        return 0
+    def given_up(self) -> Iterator[Any]:
+        return iter(())
 
 
 def _as_tag(database: str) -> str:
