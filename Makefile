@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check tour chaos bench
+.PHONY: help demo test check tour chaos brokers bench
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ tour: ## run every pattern once, the good way and the failing way, and print a t
 
 chaos: ## break things at random and audit that no job was lost (JOBS=10000 SEED=7)
 	@$(PYTHON) manage.py chaos $(if $(JOBS),--jobs $(JOBS)) $(if $(SEED),--seed $(SEED))
+
+brokers: ## run the same tests on Redis, RabbitMQ, SQS and PostgreSQL, and print what holds
+	@$(PYTHON) manage.py brokers
 
 bench: ## measure how fast jobs are recorded, sent and run
 	@$(PYTHON) manage.py bench

@@ -130,7 +130,8 @@ def _sqs(url: str) -> Broker:
         "fifo": fifo,
         "visibility_timeout": env.int("BROKER_VISIBILITY_SECONDS", VISIBILITY_SECONDS),
         # Long polling costs fewest calls, and a message that arrives ends it at once; so no pause is needed after it.
-        "wait_time_seconds": 20,
+        # Twenty is Amazon's most. A killed worker's last poll may swallow a message for the visibility time-out.
+        "wait_time_seconds": env.int("BROKER_SQS_WAIT_SECONDS", 20),
         "polling_interval": 0,
         # Amazon deletes a message after four days unless it is told otherwise; two weeks is the most.
         "sqs-creation-attributes": {"MessageRetentionPeriod": "1209600"},

@@ -55,10 +55,11 @@ def test_the_sentinels_learn_which_server_and_which_password(monkeypatch: pytest
 
 def test_queues_of_rabbitmq_are_replicated_bounded_and_have_an_end() -> None:
     [queue, *_] = task_queues(broker_of("amqp://127.0.0.1//").queue_arguments)
-    assert queue.queue_arguments["x-queue-type"] == "quorum"
-    assert queue.queue_arguments["x-delivery-limit"] == 20
-    assert queue.queue_arguments["x-dead-letter-routing-key"] == GIVEN_UP
-    assert queue.exchange.type == "direct"
+    declared = queue.as_dict(recurse=True)
+    assert declared["queue_arguments"]["x-queue-type"] == "quorum"
+    assert declared["queue_arguments"]["x-delivery-limit"] == 20
+    assert declared["queue_arguments"]["x-dead-letter-routing-key"] == GIVEN_UP
+    assert declared["exchange"]["type"] == "direct"
 
 
 def test_a_broker_without_fan_out_has_no_events_and_no_remote_control() -> None:

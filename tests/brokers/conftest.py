@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.brokers.capabilities import CAPABILITIES, EVERY
+from apps.local.broker_table import CAPABILITIES, EVERY
 
 if TYPE_CHECKING:
     from tests.brokers.site import BrokerSite
@@ -26,6 +26,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("capability")
     if marker is not None:
         metafunc.parametrize("installation", brokers_for(marker.args[0]), indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what no broker is asked; tell the report, of which `manage.py brokers` makes its table, of the rest."""
+    asked = {item: item.get_closest_marker("capability") for item in items}
+    idle = [item for item, marker in asked.items() if marker and not brokers_for(marker.args[0])]
+    config.hook.pytest_deselected(items=idle)
+    items[:] = [item for item in items if item not in set(idle)]
+    for item in items:
+        marker = asked[item]
+        if marker is not None:
+            item.user_properties.append(("capability", marker.args[0]))
 
 
 def brokers_for(name: str) -> list[str]:

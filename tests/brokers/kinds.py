@@ -219,6 +219,8 @@ class SQS:
             "AWS_REGION": "eu-west-1",
             "BROKER_SQS_PREFIX": PREFIX,
             "BROKER_SQS_FIFO": "1" if self.fifo else "0",
+            # moto answers the polls of workers that were killed, too.
+            "BROKER_SQS_WAIT_SECONDS": "1",
         }
 
     def forget(self) -> None:

@@ -1,6 +1,7 @@
-"""The same for every broker: real servers, a real relay and real workers; what a test cannot have says capabilities.py.
+"""The same for every broker: real servers, a real relay and real workers.
 
-`make brokers` runs all of it; `make test` only a smoke test.
+`make brokers` runs all of it; `make test` only a smoke test. What is not to be had, and why, says
+apps/local/broker_table.py.
 """
 
 import json
@@ -101,8 +102,8 @@ def test_of_those_that_wait_the_urgent_come_first(site: BrokerSite, book: Path) 
 def test_a_job_that_fails_for_good_is_a_dead_letter(site: BrokerSite) -> None:
     durable = lab_fail.delay()
     broker_only = site.send("tasks.lab_fail_broker_only", {})
-    for job_id in (durable.id, broker_only):
-        eventually(lambda job_id=job_id: DeadLetter.objects.filter(job_id=job_id, kind="permanent").exists())
+    letters = DeadLetter.objects.filter(job_id__in=[durable.id, broker_only], kind="permanent")
+    eventually(lambda: letters.count() == 2)
     eventually(site.is_idle, describe=site.kind.size)
 
 

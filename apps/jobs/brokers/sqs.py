@@ -56,6 +56,18 @@ class Channel(SQS.Channel):
             self._queue_cache.clear()  # somebody has deleted the queue: make it anew
             super()._put(queue + self.suffix, message, **kwargs)  # type: ignore[no-untyped-call]
 
+    def asynsqs(self, queue: str | None = None) -> Any:
+        """kombu takes a refusal for a bug, at which the worker would exit."""
+        client = super().asynsqs(queue)  # type: ignore[no-untyped-call]
+        client._for_status = _refused
+        return client
+
+    def _on_messages_ready(self, queue: str, qname: str, messages: Any) -> Any:
+        """kombu makes an empty list of a server's error, and then stumbles over it."""
+        if not isinstance(messages, dict):
+            raise ConnectionError("SQS answered with an error of its own.")
+        return super()._on_messages_ready(queue, qname, messages)  # type: ignore[no-untyped-call]
+
     def _message_to_python(self, message: dict[str, Any], queue_name: str, q_url: str) -> Any:
         body: bytes = self._decode_python_message_body(message["Body"])  # type: ignore[no-untyped-call]
         text = body.decode("utf-8", "replace")
@@ -68,6 +80,10 @@ class Transport(SQS.Transport):
     # A refused call (a queue deleted, a token expired) is a reason to connect again, not to exit.
     connection_errors: Any = (*SQS.Transport.connection_errors, ClientError)
     channel_errors: Any = (*SQS.Transport.channel_errors, ClientError)
+
+
+def _refused(response: Any, body: Any) -> ConnectionError:
+    return ConnectionError(f"SQS refused: HTTP {response.status} {response.reason} {str(body)[:500]}")
 
 
 class SQSMemory:

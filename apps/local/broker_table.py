@@ -1,4 +1,8 @@
-"""What is asked of a broker, in the words of the table in docs/brokers.md, and why some of it is not to be had."""
+"""What is asked of a broker, what holds with which limit, and why some of it is not to be had.
+
+The tests in tests/brokers run on the brokers that have a capability; `manage.py brokers` prints what they found, and
+docs/brokers.md shows it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -108,3 +112,21 @@ CAPABILITIES = {
         },
     ),
 }
+
+# What a test of a capability came to: "passed", "failed" or "skipped".
+Outcomes = Mapping[tuple[str, str], str]
+ALL_PASSED: Outcomes = {(name, broker): "passed" for name, made in CAPABILITIES.items() for broker in made.brokers()}
+
+
+def markdown(outcomes: Outcomes) -> str:
+    header = ["", *TITLES.values()]
+    rows = [[made.title, *(cell(name, broker, outcomes) for broker in EVERY)] for name, made in CAPABILITIES.items()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (header, ["---"] * len(header), *rows))
+
+
+def cell(name: str, broker: str, outcomes: Outcomes) -> str:
+    """Never empty: what was not found out is said to be so."""
+    made = CAPABILITIES[name]
+    if broker in made.lacks or outcomes.get((name, broker)) == "passed":
+        return made.cell(broker)
+    return "**FAILED**" if outcomes.get((name, broker)) == "failed" else "not run"

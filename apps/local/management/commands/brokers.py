@@ -1,0 +1,72 @@
+"""`manage.py brokers`: the same tests on every broker, and the table of what holds."""
+
+import subprocess
+import sys
+from argparse import ArgumentParser
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from django.core.management.base import BaseCommand
+
+from apps.local import broker_table, environment
+from apps.local.places import ROOT, VAR, private_folder
+
+DOCUMENT = ROOT / "docs" / "brokers.md"
+BEGIN, END = "<!-- what holds: written by manage.py brokers --write -->\n", "<!-- end -->\n"
+# Workers that start keep a core busy for seconds; a third broker at once would only make the other two wait.
+AT_ONCE = 2
+
+
+class Command(BaseCommand):
+    help = "Run the same tests on every broker, with real servers, and print what holds. Exits with 1 if one fails."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("brokers", nargs="*", help=f"only these of {', '.join(broker_table.EVERY)}")
+        parser.add_argument("--write", action="store_true", help="write the table into docs/brokers.md")
+
+    def handle(self, *, brokers: list[str], write: bool, **_: Any) -> None:
+        folder = private_folder(VAR / "brokers")
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            runs = list(pool.map(lambda name: self.run_one(name, folder), brokers or broker_table.EVERY))
+        outcomes = {pair: outcome for run in runs for pair, outcome in run.items()}
+        table = broker_table.markdown(outcomes)
+        self.stdout.write(f"\n{table}")
+        if write:
+            put_into(DOCUMENT, table)
+        if not outcomes or "failed" in outcomes.values():
+            sys.exit(1)
+
+    def run_one(self, name: str, folder: Path) -> broker_table.Outcomes:
+        report = folder / f"{name}.xml"
+        report.unlink(missing_ok=True)
+        given = environment.given()
+        given.pop("DJANGO_SETTINGS_MODULE", None)
+        result = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "tests/brokers", f"--junitxml={report}"],
+            cwd=ROOT,
+            env={**given, "BROKERS": name},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.stdout.write(result.stdout if result.returncode else f"{name}: {result.stdout.splitlines()[-1]}")
+        self.stdout.flush()
+        return outcomes_in(report, name) if report.is_file() else {("drain", name): "failed"}
+
+
+def outcomes_in(report: Path, broker: str) -> dict[tuple[str, str], str]:
+    found = {}
+    for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314 - our own file
+        for prop in case.iter("property"):
+            tags = {child.tag for child in case}
+            bad = tags & {"failure", "error"}
+            found[prop.attrib["value"], broker] = "failed" if bad else "skipped" if "skipped" in tags else "passed"
+    return found
+
+
+def put_into(document: Path, table: str) -> None:
+    before, _, rest = document.read_text().partition(BEGIN)
+    document.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
