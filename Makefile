@@ -7,8 +7,8 @@ PYTHON ?= python3
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## run the whole system on this machine (Ctrl-C stops it)
-	@$(PYTHON) manage.py demo
+demo: ## run the whole system on this machine (Ctrl-C stops it; BROKER=postgresql, rabbitmq or sqs)
+	@$(PYTHON) manage.py demo $(if $(BROKER),--broker $(BROKER))
 
 test: ## run the tests
 	@$(PYTHON) manage.py test

@@ -129,10 +129,11 @@ def _sqs(url: str) -> Broker:
         "queue_name_prefix": env.str("BROKER_SQS_PREFIX", "nightshift-"),
         "fifo": fifo,
         "visibility_timeout": env.int("BROKER_VISIBILITY_SECONDS", VISIBILITY_SECONDS),
-        # Long polling costs fewest calls, and a message that arrives ends it at once; so no pause is needed after it.
-        # Twenty is Amazon's most. A killed worker's last poll may swallow a message for the visibility time-out.
+        # Long polling costs fewest calls, and a message that arrives ends it at once. Twenty is Amazon's most.
         "wait_time_seconds": env.int("BROKER_SQS_WAIT_SECONDS", 20),
-        "polling_interval": 0,
+        # After it, and while every process is busy, kombu pauses: for a whole second by default, which makes a worker
+        # with two processes run two jobs a second. Without any pause it would ask an Amazon that is away without end.
+        "polling_interval": 0.1,
         # Amazon deletes a message after four days unless it is told otherwise; two weeks is the most.
         "sqs-creation-attributes": {"MessageRetentionPeriod": "1209600"},
         # A frozen Amazon must raise within seconds. Longer than a long poll only where one waits.

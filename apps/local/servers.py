@@ -1,4 +1,4 @@
-"""The demo's PostgreSQL and Valkey: their data and passwords last from one start to the next."""
+"""The demo's PostgreSQL and its broker: their data and passwords last from one start to the next."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,37 +6,53 @@ from pathlib import Path
 from apps.local.places import kept_secret
 from apps.local.ports import free_port
 from apps.local.postgres import PostgresServer
+from apps.local.rabbitmq import RabbitMQServer
 from apps.local.valkey import ValkeyServer
 
 # Not the ports of a machine's own servers, so that nobody mistakes one for the other.
-POSTGRES_PORT, VALKEY_PORT = 54320, 63790
+POSTGRES_PORT, VALKEY_PORT, RABBITMQ_PORT = 54320, 63790, 56720
+
+# "sqs" is the pretended one, which the demo runs anyway.
+BROKERS = ("redis", "rabbitmq", "postgresql", "sqs")
 
 
 class Servers:
     """A server that `given` (a person's own environment) names already is used, and none is started in its place."""
 
-    def __init__(self, folder: Path, given: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, given: Mapping[str, str], broker: str = "redis") -> None:
         self.folder = folder
         self.given = given
-        self.started: list[PostgresServer | ValkeyServer] = []
+        self.broker = broker
+        self.started: list[PostgresServer | ValkeyServer | RabbitMQServer] = []
 
     def start(self) -> dict[str, str]:
         """Return the addresses of what was started, under the names of the settings."""
         addresses = {}
         if not self.given.get("DATABASE_URL"):
             addresses["DATABASE_URL"] = self._start(self._postgres())
-        if not self.given.get("REDIS_URL"):
-            addresses["REDIS_URL"] = self._start(self._valkey())
         if not self.given.get("CELERY_BROKER_URL"):
-            addresses["CELERY_BROKER_URL"] = addresses.get("REDIS_URL") or self.given["REDIS_URL"]
+            addresses.update(self._start_broker())
         return addresses
+
+    def _start_broker(self) -> dict[str, str]:
+        """Redis only as the broker: without it, PostgreSQL counts and locks."""
+        match self.broker:
+            case "rabbitmq":
+                return {"CELERY_BROKER_URL": self._start(self._rabbitmq())}
+            case "postgresql":
+                return {"CELERY_BROKER_URL": "pgmq://"}
+            case "sqs":
+                return {"CELERY_BROKER_URL": "sqs://"}
+            case _:
+                url = self.given.get("REDIS_URL") or self._start(self._valkey())
+                return {"REDIS_URL": url, "CELERY_BROKER_URL": url}
 
     def stop(self) -> None:
         for server in self.started:
             server.stop()
         self.started.clear()
 
-    def _start(self, server: PostgresServer | ValkeyServer) -> str:
+    def _start(self, server: PostgresServer | ValkeyServer | RabbitMQServer) -> str:
         self.started.append(server)
         server.start()
         return server.url()
@@ -55,4 +71,12 @@ class Servers:
             password=kept_secret("valkey", self.folder / "secrets"),
             port=free_port(VALKEY_PORT),
             pid_file=self.folder / "run" / "valkey.pid",
+        )
+
+    def _rabbitmq(self) -> RabbitMQServer:
+        return RabbitMQServer(
+            self.folder / "rabbitmq",
+            password=kept_secret("rabbitmq", self.folder / "secrets"),
+            port=free_port(RABBITMQ_PORT),
+            pid_file=self.folder / "run" / "rabbitmq.pid",
         )

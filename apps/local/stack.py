@@ -19,6 +19,7 @@ from apps.local.ports import free_port
 from apps.local.servers import Servers
 from apps.local.supervisor import Supervisor, ending_of
 from apps.local.waiting import wait_for
+from config.broker import broker_of
 
 # Where a person would look first; each is stepped around when it is busy.
 WEB_PORT, FLOWER_PORT, MOTO_PORT, SANDBOX_PORT, MAIL_PORT = 8000, 5555, 5050, 8787, 8825
@@ -40,24 +41,26 @@ class Interrupted(Exception):
 
 
 class Stack:
-    def __init__(self, folder: Path, given: Mapping[str, str], say: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, folder: Path, given: Mapping[str, str], say: Callable[[str, str], None], broker: str = "redis"
+    ) -> None:
         self.folder = folder
         self.given = given
         self.say = say
-        self.servers = Servers(folder, given)
+        self.servers = Servers(folder, given, broker)
         self.own: dict[str, str] = {}
         self.environment: dict[str, str] = {}
         self.supervisor = Supervisor(self.environment, folder, say)
 
     def start(self, *, port: int = WEB_PORT, simulator: bool = True) -> None:
         """Return when a page is served and a worker is up. Raises StartFailed, Interrupted or ServerError."""
-        lines = [*procfile.read(ROOT / "Procfile"), *procfile.read(ROOT / "Procfile.demo")]
         began = time.time()
         self.supervisor.listen_for_signals()
         for name in sweep(self.folder / "run"):
             self.say(name, "was left over from an earlier run; stopped it")
         self.own = {**self.servers.start(), **self.settings(port)}
         self.environment.update({**self.given, **self.own})
+        lines = self.lines()
         self.say("servers", "ready")
         self.supervisor.start(line for line in lines if line.name in FIRST)
         self.run("prepare")
@@ -67,6 +70,14 @@ class Stack:
         self.say("web", f"serves {self.url}")
         self._wait("worker", lambda: self.has_worker_since(began))
         self.supervisor.start(line for line in lines if line.name in LAST and (simulator or line.name != "simulator"))
+
+    def lines(self) -> list[procfile.Line]:
+        """Flower lives on events, which not every broker carries."""
+        lines = [*procfile.read(ROOT / "Procfile"), *procfile.read(ROOT / "Procfile.demo")]
+        if broker_of(self.environment["CELERY_BROKER_URL"]).has_events:
+            return lines
+        self.own["FLOWER_URL"] = self.environment["FLOWER_URL"] = ""
+        return [line for line in lines if line.name != "flower"]
 
     def watch(self) -> None:
         self.supervisor.watch()

@@ -113,7 +113,16 @@ def test_a_busy_port_is_stepped_around() -> None:
 def test_servers_that_a_person_names_are_not_started_again(tmp_path: Path) -> None:
     given = {"DATABASE_URL": "postgres://elsewhere/shop", "REDIS_URL": "redis://elsewhere"}
     servers = Servers(tmp_path, given)
-    assert servers.start() == {"CELERY_BROKER_URL": "redis://elsewhere"}
+    assert servers.start() == {"REDIS_URL": "redis://elsewhere", "CELERY_BROKER_URL": "redis://elsewhere"}
+    assert servers.started == []
+
+
+@pytest.mark.parametrize(
+    ("broker", "given"), [("postgresql", {}), ("sqs", {}), ("redis", {"CELERY_BROKER_URL": "pgmq://"})]
+)
+def test_with_another_broker_there_is_no_redis(tmp_path: Path, broker: str, given: dict[str, str]) -> None:
+    servers = Servers(tmp_path, {"DATABASE_URL": "postgres://elsewhere/shop", **given}, broker)
+    assert "REDIS_URL" not in servers.start()
     assert servers.started == []
 
 

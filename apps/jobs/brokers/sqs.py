@@ -10,15 +10,19 @@ Not guaranteed. Order within a group holds for a worker that runs one job at a t
 a group together. SQS counts its messages approximately, and about a minute late.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from json import loads
 from typing import Any
 
 from botocore.exceptions import ClientError
+from kombu.asynchronous.aws.sqs.connection import AsyncSQSConnection
 from kombu.transport import SQS
 
 from apps.jobs.envelope import readable
+
+logger = logging.getLogger(__name__)
 
 # A tag of the queue: whoever deletes the queue deletes the mark.
 MARK = "nightshift-database"
@@ -31,7 +35,23 @@ COUNTS = (
 FIFO = ".fifo"
 
 
+class PatientConnection(AsyncSQSConnection):
+    """An answer that is no list of messages is none at all: the next question, a moment later, may fare better.
+
+    kombu stumbles over a server's error and exits over a refusal (a queue that somebody has deleted, a token that has
+    just expired).
+    """
+
+    def _on_list_ready(self, parent: Any, markers: Any, operation: str, response: Any) -> Any:
+        if response.status == self.STATUS_CODE_OK:
+            return super()._on_list_ready(parent, markers, operation, response)  # type: ignore[no-untyped-call]
+        logger.warning("SQS does not answer: HTTP %s %s", response.status, response.reason)
+        return {}
+
+
 class Channel(SQS.Channel):
+    _asynsqs: Any = None
+
     @property
     def endpoint_url(self) -> Any:
         return self.transport_options.get("endpoint_url") or SQS.Channel.endpoint_url.__get__(self)
@@ -57,16 +77,10 @@ class Channel(SQS.Channel):
             super()._put(queue + self.suffix, message, **kwargs)  # type: ignore[no-untyped-call]
 
     def asynsqs(self, queue: str | None = None) -> Any:
-        """kombu takes a refusal for a bug, at which the worker would exit."""
-        client = super().asynsqs(queue)  # type: ignore[no-untyped-call]
-        client._for_status = _refused
-        return client
-
-    def _on_messages_ready(self, queue: str, qname: str, messages: Any) -> Any:
-        """kombu makes an empty list of a server's error, and then stumbles over it."""
-        if not isinstance(messages, dict):
-            raise ConnectionError("SQS answered with an error of its own.")
-        return super()._on_messages_ready(queue, qname, messages)  # type: ignore[no-untyped-call]
+        if self._asynsqs is None:
+            client = self.sqs(queue)  # type: ignore[no-untyped-call]
+            self._asynsqs = PatientConnection(client, region=self.region)  # type: ignore[no-untyped-call]
+        return self._asynsqs
 
     def _message_to_python(self, message: dict[str, Any], queue_name: str, q_url: str) -> Any:
         body: bytes = self._decode_python_message_body(message["Body"])  # type: ignore[no-untyped-call]
@@ -80,10 +94,6 @@ class Transport(SQS.Transport):
     # A refused call (a queue deleted, a token expired) is a reason to connect again, not to exit.
     connection_errors: Any = (*SQS.Transport.connection_errors, ClientError)
     channel_errors: Any = (*SQS.Transport.channel_errors, ClientError)
-
-
-def _refused(response: Any, body: Any) -> ConnectionError:
-    return ConnectionError(f"SQS refused: HTTP {response.status} {response.reason} {str(body)[:500]}")
 
 
 class SQSMemory:

@@ -2,7 +2,7 @@
 
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -11,6 +11,7 @@ from apps.local import bootstrap, environment
 from apps.local.exclusive import AlreadyRunning, exclusively
 from apps.local.places import ROOT, VAR
 from apps.local.postgres import ServerError
+from apps.local.servers import BROKERS
 from apps.local.stack import WEB_PORT, Interrupted, Stack, StartFailed
 
 BLOCK = """
@@ -21,7 +22,7 @@ BLOCK = """
              sign in as admin, password {ADMIN_PASSWORD}
              or as ada, bert or cleo, password nightshift
    Admin     {url}admin/   the same sign-in
-   Flower    {FLOWER_URL}/   {flower_user}, password {flower_password}
+   Flower    {flower}
    Sandbox   {SANDBOX_URL}/   what the pretended Stripe and supplier were asked
    Logs      {logs}/
 
@@ -38,13 +39,14 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--port", type=int, default=WEB_PORT, help="of the shop; the next free one if it is busy")
         parser.add_argument("--quiet", action="store_true", help="no simulator: nothing happens by itself")
+        parser.add_argument("--broker", choices=BROKERS, default="redis", help="another one than Redis")
 
-    def handle(self, *, port: int, quiet: bool, **_: Any) -> None:
+    def handle(self, *, port: int, quiet: bool, broker: str, **_: Any) -> None:
         self.began = time.monotonic()
         try:
             with exclusively(VAR / "demo.lock") as leave_note:
                 leave_note("is starting in another terminal")
-                stack = Stack(VAR, environment.given(), self.say)
+                stack = Stack(VAR, environment.given(), self.say, broker)
                 self.run(stack, port, quiet, leave_note)
         except AlreadyRunning as other:
             raise CommandError(f"The demo {other}. Stop it there with Ctrl-C.") from other
@@ -75,6 +77,12 @@ class Command(BaseCommand):
 
 
 def block(stack: Stack) -> str:
-    user, _, password = stack.environment["FLOWER_BASIC_AUTH"].partition(":")
     logs = (stack.folder / "log").relative_to(ROOT)
-    return BLOCK.format(url=stack.url, flower_user=user, flower_password=password, logs=logs, **stack.environment)
+    return BLOCK.format(url=stack.url, flower=flower(stack.environment), logs=logs, **stack.environment)
+
+
+def flower(settings: Mapping[str, str]) -> str:
+    if not settings["FLOWER_URL"]:
+        return "not with this broker, which carries no events"
+    user, _, password = settings["FLOWER_BASIC_AUTH"].partition(":")
+    return f"{settings['FLOWER_URL']}/   {user}, password {password}"

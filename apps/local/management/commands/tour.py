@@ -14,6 +14,7 @@ from apps.local import environment
 from apps.local.exclusive import AlreadyRunning, exclusively
 from apps.local.places import ROOT, VAR
 from apps.local.postgres import ServerError
+from apps.local.servers import BROKERS
 from apps.local.stack import WEB_PORT, Interrupted, Stack, StartFailed
 
 LOOK_EVERY = 0.1
@@ -36,15 +37,16 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--play", action="store_true", help="against what runs already: the environment's servers")
+        parser.add_argument("--broker", choices=BROKERS, default="redis", help="another one than Redis")
         parser.add_argument("slugs", nargs="*", help="only these patterns, for example: idempotent-charge crash")
 
-    def handle(self, *, play: bool, slugs: list[str], **_: Any) -> None:
+    def handle(self, *, play: bool, broker: str, slugs: list[str], **_: Any) -> None:
         if play:
             return self.play(slugs)
         self.began = time.monotonic()
         try:
             with exclusively(VAR / "tour.lock"):
-                self.tour(Stack(VAR / "tour", environment.given(), self.say), slugs)
+                self.tour(Stack(VAR / "tour", environment.given(), self.say, broker), slugs)
         except AlreadyRunning as other:
             raise CommandError("The tour is already running on this machine.") from other
         except (StartFailed, ServerError) as error:
