@@ -167,7 +167,7 @@ def _postgresql(url: str) -> Broker:
 
 def _in_database(database: Mapping[str, Any]) -> str:
     user, password, name = (quote(str(database.get(part, "")), safe="") for part in ("USER", "PASSWORD", "NAME"))
-    return f"pgmq://{user}:{password}@{database['HOST'] or 'localhost'}:{database['PORT'] or 5432}/{name}"
+    return f"pgmq://{user}:{password}@{database.get('HOST') or 'localhost'}:{database.get('PORT') or 5432}/{name}"
 
 
 BROKERS: dict[str, Callable[[str], Broker]] = {
