@@ -29,7 +29,7 @@ from typing import Any
 from django.conf import settings
 from django.db import connection
 
-from apps.jobs import connections, dead_letters
+from apps.jobs import alive, connections, dead_letters
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.ids import job_id_of
 from apps.jobs.models import DeadLetter
@@ -110,6 +110,7 @@ class Held:
         with self._lock:
             asked_at, messages = time.monotonic(), list(self._until)
             if asked_at < self._give_up_at:
+                alive.touch()
                 lost = self.queue.keep(messages, self.visibility)
                 self._until = {each: asked_at + self.visibility for each in messages if each.id not in lost}
 
@@ -145,6 +146,7 @@ class SqsConsumer:
 
     def run_once(self) -> int:
         """Handle one batch. Returns how many messages it had."""
+        alive.touch()
         _require_database()
         if time.monotonic() >= self.next_collection:
             self.collect_dead_letters()
