@@ -17,7 +17,7 @@ class Nightshift(Celery):
         return str(super().gen_task_name(name, "tasks" if package == "tasks" else module))
 
 
-app = Nightshift("nightshift", task_cls="apps.jobs.task:JobTask")
+app = Nightshift("nightshift", task_cls="apps.jobs.task:JobTask", control="apps.jobs.control:JobControl")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 
 # Celery's Django fix-up closes the database connection before and after every task, which alone costs four fifths of

@@ -242,6 +242,9 @@ JOBS_SHUTDOWN_GRACE = timedelta(seconds=env.float("JOBS_SHUTDOWN_GRACE_SECONDS",
 JOBS_UNKNOWN_TASK_GRACE = timedelta(seconds=env.float("JOBS_UNKNOWN_TASK_GRACE_SECONDS", 3600))
 # … and is offered again this often: a rolling deploy takes minutes, and each offer costs one message.
 JOBS_UNKNOWN_TASK_EVERY = timedelta(seconds=env.float("JOBS_UNKNOWN_TASK_SECONDS", 10))
+# A job that says "not now" for so long without a try that went further is a dead letter. A third party that asks for
+# patience for a day needs a person, and the backlog of a limit that a day does not clear grows for ever.
+JOBS_SNOOZE_LIMIT = timedelta(seconds=env.float("JOBS_SNOOZE_LIMIT_SECONDS", 86_400))
 # Off behind a connection pooler in transaction mode that does not know prepared statements.
 JOBS_PREPARE_STATEMENTS = env.bool("JOBS_PREPARE_STATEMENTS", True)
 # Touched by workers, relays and beats as long as they live, for a container's health check. Empty: none.

@@ -4,22 +4,34 @@ Problem. Celery counts the parts in the result backend: a wiped Redis, or a part
 starts, or starts early.
 
 Guarantee. The count is a row, lowered in the transaction that ends a part, so each part counts once; the last one
-starts the body in that same transaction. If a part dies, the body is a dead letter that names the part.
+starts the body in that same transaction. If a part dies, the body is a dead letter that names the part. A chord is
+started in one transaction, so that half of one cannot exist.
 
-Not guaranteed. Starting a chord is one INSERT for the body and one for each part: wrap it in `transaction.atomic()`
-(a durable task's own body may do so) if half a chord must not exist.
+Not guaranteed. The parts are one INSERT each, not one for all.
 """
 
+from functools import wraps
 from typing import Any
 from uuid import UUID
 
 from celery import current_app
-from celery.canvas import maybe_signature
+from celery.canvas import chord, maybe_signature
 from celery.result import GroupResult, ResultBase
+from django.db import transaction
 from django.db.models import F
 
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.models import Chord, DeadLetter, Job
+
+
+@wraps(chord.run)
+def _start_whole(self: chord, *args: Any, **kwargs: Any) -> Any:
+    with transaction.atomic():
+        return _start(self, *args, **kwargs)
+
+
+# Celery has no hook around the start of a chord: it records the body and then, one by one, the parts.
+_start, chord.run = chord.run, _start_whole
 
 
 def await_parts(group_id: str, parts: list[ResultBase], body: Any) -> None:

@@ -64,6 +64,12 @@ class Failure:
         return cls(Kind.EXPIRED, "Expired", f"The job was not started before it expired at {at:%Y-%m-%d %H:%M:%S} UTC.")
 
     @classmethod
+    def snoozed_since(cls, at: datetime) -> "Failure":
+        return cls(
+            Kind.EXHAUSTED, "SnoozedTooLong", f"The job was put off again and again since {at:%Y-%m-%d %H:%M} UTC."
+        )
+
+    @classmethod
     def unknown_task(cls, task: str) -> "Failure":
         return cls(Kind.UNKNOWN_TASK, "UnknownTask", f"No worker knows a task named {task!r}.")
 

@@ -27,7 +27,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 from kombu.utils.json import dumps
 
-from apps.jobs import chords, sql
+from apps.jobs import chords, errbacks, sql
 from apps.jobs.failures import Failure
 from apps.jobs.ids import uuid7
 from apps.jobs.models import DeadLetter, Job, MessageDecoder
@@ -380,8 +380,8 @@ def retry(job_id: UUID, token: int, again: NewJob, failure: Failure | None) -> N
         cursor.execute(
             f"""
             UPDATE jobs_job
-            SET {LET_GO}, task = %s, args = %s::jsonb, kwargs = %s::jsonb, options = %s::jsonb, queue = %s,
-                priority = %s, retries = %s, {WITH_ERRORS}
+            SET {LET_GO}, snoozed_since = NULL, task = %s, args = %s::jsonb, kwargs = %s::jsonb, options = %s::jsonb,
+                queue = %s, priority = %s, retries = %s, {WITH_ERRORS}
             WHERE id = %s AND token = %s AND state = 'running'
             """,
             [
@@ -418,14 +418,23 @@ def wake_relay(cursor: Any) -> None:
 
 
 def snooze(job_id: UUID, token: int, seconds: float) -> None:
-    """running → queued in `seconds`. It costs no retry, and the attempt is not counted."""
-    with connection.cursor() as cursor:
+    """running → queued in `seconds`. It costs no retry, and the attempt is not counted.
+
+    → dead, if the job has done nothing else for `JOBS_SNOOZE_LIMIT`: "later" for ever is no end.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
-            f"UPDATE jobs_job SET {LET_GO}, attempts = attempts - 1 WHERE id = %s AND token = %s AND state = 'running'",
+            f"UPDATE jobs_job SET {LET_GO}, attempts = attempts - 1,"
+            " snoozed_since = coalesce(snoozed_since, clock_timestamp())"
+            " WHERE id = %s AND token = %s AND state = 'running' RETURNING snoozed_since",
             [seconds, job_id, token],
         )
         _expect_one(cursor, job_id, token)
-        wake_relay(cursor)
+        [since] = cursor.fetchone()
+        if timezone.now() - since > settings.JOBS_SNOOZE_LIMIT:
+            bury(job_id, None, Failure.snoozed_since(since))
+        else:
+            wake_relay(cursor)
 
 
 def report(job_id: UUID, token: int, progress: Mapping[str, Any]) -> bool:
@@ -490,10 +499,17 @@ def bury(job_id: UUID, token: int | None, failure: Failure) -> bool:
         job = Job.objects.select_for_update().filter(pk=job_id, state__in=Job.LIVE).first()
         if job is None or (token is None) != (job.state != Job.State.RUNNING) or token not in (None, job.token):
             return False
-        end(job, Job.State.DEAD, failure)
-        write_letter(job, failure)
-        chords.part_died(job)
+        die(job, failure)
+        if token is None:
+            errbacks.start(job, failure)  # of an attempt, Celery does
     return True
+
+
+def die(job: Job, failure: Failure) -> None:
+    """In a transaction that has locked the row."""
+    end(job, Job.State.DEAD, failure)
+    write_letter(job, failure)
+    chords.part_died(job)
 
 
 def end(job: Job, state: Job.State, failure: Failure | None = None) -> None:

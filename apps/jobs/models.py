@@ -64,6 +64,7 @@ class Job(models.Model):
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
     lease_until = models.DateTimeField(null=True)
+    snoozed_since = models.DateTimeField(null=True, help_text="Since when it has done nothing but wait.")
     worker = models.ForeignKey("Worker", models.DO_NOTHING, null=True, db_constraint=False, db_index=False)
 
     unique_key = models.CharField(max_length=255, null=True, help_text="Held by at most one job.")

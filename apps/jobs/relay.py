@@ -22,6 +22,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from kombu.exceptions import BatchPublishError
 from kombu.exceptions import OperationalError as BrokerError
+from kombu.pools import producers
 
 from apps.jobs import connections, counts, ledger, rescue, samples, sensitive
 from apps.jobs.broker import BrokerWatch
@@ -52,7 +53,9 @@ class Relay:
         self.queues = list(queues or settings.JOBS_QUEUES)
         self.watch = BrokerWatch(app)
         self.ear = Ear()
-        broker = app.connection_for_write()
+        # kombu would go on trying to connect for seconds, and the rows of the batch are locked meanwhile.
+        broker = app.connection_for_write(transport_options={"max_retries": 0})
+        self.producers = producers[broker]
         kombu_errors = (BrokerError, BatchPublishError)
         self.broker_errors = (*kombu_errors, OSError, *broker.connection_errors, *broker.channel_errors)
         self.stopping = False
@@ -125,7 +128,7 @@ class Relay:
 
     def _publish(self, due: Sequence[Due]) -> None:
         messages = list(self._messages(due))
-        with self.app.producer_pool.acquire(block=True) as producer:
+        with self.producers.acquire(block=True) as producer:
             if isinstance(producer.channel, RedisChannel):
                 producer.channel.push((message, job.queue, job.priority) for job, message in messages)
                 return

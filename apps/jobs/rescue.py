@@ -19,7 +19,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 from kombu.utils.json import dumps
 
-from apps.jobs import chords, counts, ledger
+from apps.jobs import chords, counts, errbacks, ledger
 from apps.jobs.failures import Failure
 from apps.jobs.models import Job
 
@@ -96,6 +96,14 @@ def _send_again(job: Job) -> None:
         ledger.wake_relay(cursor)
 
 
+def failed_before_claim(job_id: UUID, failure: Failure) -> None:
+    """sent → queued, for a job whose message a worker has used up without a claim. Counted like a crash, so it ends."""
+    with transaction.atomic():
+        job = Job.objects.select_for_update().filter(pk=job_id, state=Job.State.SENT).first()
+        if job is not None:
+            _count_crash(job, failure)
+
+
 def hand_on_expired(limit: int = 100) -> int:
     """Hand on the jobs whose lease ran out: their worker is dead, frozen or cut off. Returns how many.
 
@@ -126,9 +134,8 @@ def _count_crash(job: Job, failure: Failure) -> None:
         ledger.end(job, Job.State.CANCELLED, failure)
         chords.part_died(job)
     elif job.crashes >= crashes_allowed(job):
-        ledger.end(job, Job.State.DEAD, failure)
-        ledger.write_letter(job, failure)
-        chords.part_died(job)
+        ledger.die(job, failure)
+        errbacks.start(job, failure)
     else:
         _let_go_after_crash(job, failure)
 

@@ -27,7 +27,7 @@ from celery.exceptions import Ignore, Reject
 from celery.result import AsyncResult
 from celery.utils.functional import maybe_list
 
-from apps.jobs import connections, lease, ledger, origin, redaction, sensitive, unique
+from apps.jobs import connections, lease, ledger, origin, redaction, rescue, sensitive, unique
 from apps.jobs.attempt import Attempt, readable
 from apps.jobs.backpressure import admit
 from apps.jobs.failures import Failure, Kind, OutOfMemory, WrongArguments, kind_of
@@ -309,12 +309,15 @@ class JobTask(celery.Task):
         """running → dead. Celery calls this in the child, and in the main process after a hard time limit."""
         if self.request.is_eager:
             return
-        token = self.request.get("token") if self.request.id == task_id else lease.token_of(job_id_of(task_id))
-        if token is None:
-            return  # broker-only: its letter is written by the main process, see `JobRequest`
-        retries = self.request.retries if self.request.id == task_id else 0
+        job_id, is_here = job_id_of(task_id), self.request.id == task_id
+        token = self.request.get("token") if is_here else lease.token_of(job_id)
+        retries = self.request.retries if is_here else 0
         failure = Failure.of(exc, kind=self._kind(exc, retries)).masked(sensitive.secrets_in(kwargs or {}))
-        connections.patiently(lambda: ledger.bury(job_id_of(task_id), token, failure))
+        if token is not None:
+            connections.patiently(lambda: ledger.bury(job_id, token, failure))
+        elif is_here and self._in_ledger():
+            # `before_start` raised. A broker-only job's letter is written by the main process, see `JobRequest`.
+            connections.patiently(lambda: rescue.failed_before_claim(job_id, failure))
 
     def _kind(self, exc: BaseException, retries: int) -> Kind | None:
         """Exhausted, if no retry was left for an error that is retried; None: the exception itself says."""

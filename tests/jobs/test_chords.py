@@ -158,3 +158,20 @@ def test_the_body_of_a_chord_that_died_tells_whoever_waits(bench: Bench) -> None
     bench.run_all()
     with pytest.raises(Exception, match="lab_fail"):
         AsyncResult(result.id).get()
+
+
+def test_half_a_chord_cannot_exist(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process dies, or the database goes away, between two parts. No transaction is around the call."""
+    written: list[Any] = []
+    record = ledger.record
+
+    def fail_at_the_third(jobs: Any) -> Any:
+        written.extend(jobs)
+        if len(written) == 3:
+            raise OperationalError("the connection was lost")
+        return record(jobs)
+
+    monkeypatch.setattr(ledger, "record", fail_at_the_third)
+    with pytest.raises(OperationalError):
+        chord(ONE_TO_FIVE, lab_total.s()).apply_async()
+    assert (Job.objects.count(), Chord.objects.count()) == (0, 0)

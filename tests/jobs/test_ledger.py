@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import Barrier
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.db import connection, transaction
@@ -205,6 +205,33 @@ def test_a_job_for_later_wakes_nobody() -> None:
         assert not ear.wait(0.2)
     finally:
         ear.close()
+
+
+# --- A job that only waits --------------------------------------------------------------------------------------------
+
+
+def snooze(job_id: UUID, seconds: float = 0) -> None:
+    ledger.hurry([job_id])
+    ledger.snooze(job_id, claim(job_id, row(job_id).retries), seconds)
+
+
+def test_a_job_that_is_put_off_for_ever_ends_as_a_letter(db: None, settings: Any) -> None:
+    job_id = record()
+    snooze(job_id)
+    assert row(job_id).state == Job.State.QUEUED
+    settings.JOBS_SNOOZE_LIMIT = timedelta(0)
+    snooze(job_id)
+    assert row(job_id).state == Job.State.DEAD
+    assert DeadLetter.objects.get().exception == "SnoozedTooLong"
+
+
+def test_a_try_that_went_further_begins_the_patience_anew(db: None, settings: Any) -> None:
+    job_id = record()
+    snooze(job_id)
+    ledger.hurry([job_id])
+    again = NewJob(task="tasks.lab_nothing", args=[], kwargs={}, queue="default", retries=1)
+    ledger.retry(job_id, claim(job_id), again, BROKEN)
+    assert row(job_id).snoozed_since is None
 
 
 # --- What a person may see --------------------------------------------------------------------------------------------

@@ -1,15 +1,20 @@
 """Jobs whose worker, message or code is missing."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
+from celery import shared_task
 from django.utils import timezone
 
 from apps.jobs import ledger, rescue
+from apps.jobs.backpressure import QueueFull
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.models import DeadLetter, Job, Worker
-from tests.jobs.bench import LONG_AGO, claim, record, row
+from tasks.lab import lab_nothing
+from tests.jobs.bench import LONG_AGO, Bench, claim, record, row
 
 BROKEN = Failure(Kind.PERMANENT, "Broken", "It broke.")
 
@@ -122,6 +127,29 @@ def test_a_lost_message_is_sent_again_and_a_needless_second_one_is_dropped(db: N
     assert ledger.claim({job_id: 0}, None) == {}
 
 
+def test_an_error_before_the_claim_brings_the_job_back_soon(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else would, until its message counts as lost an hour later."""
+    result = lab_nothing.delay()
+    with monkeypatch.context() as broken:
+        broken.setattr(ledger, "claim", _break)
+        bench.run_due()
+    job = bench.job(result)
+    assert (job.state, job.crashes, job.errors[0]["exception"]) == (Job.State.QUEUED, 1, "ZeroDivisionError")
+    bench.run_all()
+    assert bench.job(result).state == Job.State.SUCCEEDED
+
+
+def test_an_error_before_every_claim_ends_as_a_letter(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = lab_nothing.delay()
+    monkeypatch.setattr(ledger, "claim", _break)
+    bench.run_all()
+    assert bench.letter(result).exception == "ZeroDivisionError"
+
+
+def _break(*_: Any) -> None:
+    raise ZeroDivisionError
+
+
 # --- A task that this worker does not know ----------------------------------------------------------------------------
 
 
@@ -156,3 +184,77 @@ def test_an_unknown_task_waits_for_a_bounded_time(db: None, settings: Any) -> No
     ledger.take_due(["default"], 10)
     rescue.hand_back_unknown(job_id)
     assert DeadLetter.objects.get().kind == Kind.UNKNOWN_TASK
+
+
+# --- What `link_error` asked for --------------------------------------------------------------------------------------
+
+calls: list[Any] = []
+
+
+@shared_task(name="tests.clean_up_after")
+def clean_up_after(task_id: str) -> None:
+    calls.append(task_id)
+
+
+@shared_task(name="tests.look_at_the_error")
+def look_at_the_error(request: Any, exc: BaseException, traceback: Any) -> None:
+    calls.append((request.id, type(exc).__name__, str(exc)))
+
+
+@pytest.fixture
+def crashed_too_often(no_grace_after_a_restart: None) -> Callable[[Any], UUID]:
+    """Records a job with this callback, and loses its worker until it is dead."""
+    calls.clear()
+
+    def crash(errback: Any) -> UUID:
+        job_id = record(options={"link_error": [errback]})
+        while row(job_id).is_live:
+            ledger.hurry([job_id])
+            claim(job_id)
+            rescue.hand_on_expired()
+        return job_id
+
+    return crash
+
+
+def test_link_error_runs_after_a_job_that_crashed_too_often(bench: Bench, crashed_too_often: Any) -> None:
+    job_id = crashed_too_often(clean_up_after.s())
+    bench.run_all()
+    assert calls == [str(job_id)]
+    assert Job.objects.get(task="tests.clean_up_after").parent_id == job_id
+
+
+def test_a_callback_that_wants_the_error_gets_it(
+    bench: Bench, crashed_too_often: Any, django_capture_on_commit_callbacks: Any
+) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        job_id = crashed_too_often(look_at_the_error.s())
+    [(task_id, name, message)] = calls
+    assert (task_id, name) == (str(job_id), "WorkerLost")
+    assert "died" in message
+
+
+def test_a_callback_that_cannot_start_is_a_letter_and_keeps_no_job_alive(
+    bench: Bench, crashed_too_often: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(queue: str, jobs: int = 1) -> None:
+        raise QueueFull(queue, 0)
+
+    monkeypatch.setattr("apps.jobs.task.admit", refuse)
+    job_id = crashed_too_often(clean_up_after.s())
+    assert row(job_id).state == Job.State.DEAD
+    letter = DeadLetter.objects.get(task="tests.clean_up_after")
+    assert (letter.kind, letter.args) == (Kind.DEPENDENCY, [str(job_id)])
+
+
+def test_link_error_runs_after_a_job_that_nobody_knew(bench: Bench, settings: Any) -> None:
+    calls.clear()
+    job_id = sent(task="tasks.of_the_next_release", options={"link_error": [clean_up_after.s()]})
+    settings.JOBS_UNKNOWN_TASK_GRACE = timedelta(0)
+    rescue.hand_back_unknown(job_id)
+    ledger.hurry([job_id])
+    ledger.take_due(["default"], 10)
+    rescue.hand_back_unknown(job_id)
+    assert row(job_id).state == Job.State.DEAD
+    bench.run_all()
+    assert calls == [str(job_id)]

@@ -1,14 +1,18 @@
 """`AsyncResult` is a view of the job's row."""
 
+from typing import Any
+from uuid import uuid4
+
 import pytest
-from celery import shared_task, states
+from celery import current_app, shared_task, states
+from celery.app.control import Control
 from celery.result import AsyncResult
 
 from apps.jobs import ledger
 from apps.jobs.models import Job
 from apps.jobs.task import JobTask
 from tasks.lab import lab_add, lab_bad_result, lab_fail, lab_nothing
-from tests.jobs.bench import Bench, claim
+from tests.jobs.bench import Bench, claim, record, row
 
 
 @shared_task(name="tests.invent_a_state", bind=True)
@@ -101,3 +105,37 @@ def test_revoke_of_a_cancelled_job_raises_when_it_is_read(bench: Bench) -> None:
     ledger.cancel(bench.job(result).pk)
     with pytest.raises(Exception, match="cancelled"):
         result.get()
+
+
+# --- Revoke -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broadcasts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What Celery would tell the workers."""
+    told: list[Any] = []
+    monkeypatch.setattr(Control, "broadcast", lambda _self, _command, arguments=None, **_: told.append(arguments))
+    return told
+
+
+def test_revoke_cancels_a_job_that_waits_for_good(bench: Bench, broadcasts: list[Any]) -> None:
+    result = lab_nothing.delay()
+    [message] = bench.send()
+    result.revoke()
+    assert (result.state, broadcasts) == (states.REVOKED, [])
+    bench.deliver(message)
+    assert bench.job(result).state == Job.State.CANCELLED
+
+
+def test_revoke_asks_a_running_job_to_stop(bench: Bench, broadcasts: list[Any]) -> None:
+    job_id = record()
+    claim(job_id)
+    current_app.control.revoke([str(job_id)], terminate=True)
+    assert row(job_id).cancel_requested
+
+
+def test_revoke_of_a_broker_only_job_is_celerys_own(bench: Bench, broadcasts: list[Any]) -> None:
+    durable, stranger = record(), uuid4()
+    current_app.control.revoke([str(durable), str(stranger)])
+    assert row(durable).state == Job.State.CANCELLED
+    assert [told["task_id"] for told in broadcasts] == [[str(stranger)]]

@@ -237,6 +237,13 @@ def test_link_error_runs_after_the_job_has_died(bench: Bench) -> None:
     assert len(seen) == 1
 
 
+def test_link_error_runs_after_a_job_that_expired(bench: Bench) -> None:
+    result = lab_nothing.apply_async(expires=-1, link_error=look_at_request.s())
+    bench.run_all()
+    assert bench.letter(result).kind == DeadLetter.Kind.EXPIRED
+    assert [each["args"] for each in seen] == [[result.id]]
+
+
 def test_a_task_called_as_a_function_is_only_a_function(bench: Bench) -> None:
     assert lab_add(1, 2) == 3
     assert not Job.objects.exists()
