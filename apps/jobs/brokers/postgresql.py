@@ -16,7 +16,6 @@ from typing import Any
 
 import psycopg
 from celery import current_app
-from kombu import Connection
 from kombu.transport import pgmq as kombu_pgmq
 from pgmq.install import install_pgmq_from_sql
 
@@ -66,15 +65,8 @@ def install(**_: Any) -> None:
             _install_in(broker)
 
 
-def _install_in(broker: Connection) -> None:
-    where: dict[str, Any] = {
-        "host": broker.hostname,
-        "port": broker.port,
-        "dbname": broker.virtual_host,
-        "user": broker.userid,
-        "password": broker.password,
-    }
-    with psycopg.connect(**where) as connection:
+def _install_in(broker: Any) -> None:
+    with psycopg.connect(broker.transport_options["conn_string"]) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [INSTALLING])
         row = connection.execute("SELECT to_regclass('pgmq.meta')").fetchone()
         if row == (None,):
