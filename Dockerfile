@@ -16,4 +16,5 @@ USER nightshift
 # What a deploy sends, spelled out: running jobs get their grace, and are then handed back.
 STOPSIGNAL SIGTERM
 EXPOSE 8000
-CMD ["uvicorn", "config.asgi:application", "--host", "0.0.0.0", "--port", "8000", "--lifespan", "off"]
+CMD ["uvicorn", "config.asgi:application", "--host", "0.0.0.0", "--port", "8000", "--lifespan", "off", \
+     "--timeout-graceful-shutdown", "5"]

@@ -70,7 +70,7 @@ function optionsOf(chart, place) {
 class Chart {
   constructor(card) {
     this.place = card.querySelector(".plot");
-    this.table = card.querySelector("table");
+    this.table = card.querySelector("details table");
     this.fold = card.querySelector("details");
     this.fold.addEventListener("toggle", () => this.fill());
     new ResizeObserver(() => this.plot?.setSize({ width: this.place.clientWidth, height: HEIGHT })).observe(this.place);

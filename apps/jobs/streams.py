@@ -3,18 +3,23 @@
 Problem. A page that asks every second is a request every second. A stream that is written the usual way holds a
 thread and a database connection for as long as somebody looks, and keeps the server from stopping.
 
-Guarantee. A stream that waits holds neither; it ends by itself after `LIFE`, and a process serves `LIMIT` of them at
-most. The browser comes again by itself, and is asked anew who it is. A page that is refused (the limit, a server that
-cannot stream, a proxy that holds answers back) asks every now and then instead, and shows the same.
+Guarantee. A stream that waits holds neither; it ends by itself after `LIFE`, and when the server is told to stop. A
+process serves `LIMIT` of them at most. The browser comes again by itself, and is asked anew who it is. A page that is
+refused (the limit, a server that cannot stream, a proxy that holds answers back) asks every now and then instead, and
+shows the same.
 
 Not guaranteed. What changed and changed back between two looks is not told.
 """
 
 import asyncio
 import re
+import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
+from types import FrameType
 
 from asgiref.sync import sync_to_async
 from django.core.handlers.asgi import ASGIRequest
@@ -45,6 +50,7 @@ class Seen:
 
 
 _open = 0
+_is_stopping = False
 
 
 def answer(request: HttpRequest, look: Callable[[], Seen]) -> HttpResponseBase:
@@ -60,6 +66,7 @@ def answer(request: HttpRequest, look: Callable[[], Seen]) -> HttpResponseBase:
 async def _counted(look: Callable[[], Seen]) -> AsyncIterator[str]:
     global _open  # noqa: PLW0603 - it is the number of this process
     _open += 1
+    _listen_for_the_end()
     try:
         # The view has left its connection open for the rest of the request, which is to last.
         await sync_to_async(connections.close)()
@@ -74,7 +81,7 @@ async def _events(look: Callable[[], Seen]) -> AsyncIterator[str]:
     """A piece is sent when it is new. A comment now and then, for a line on which nothing comes is cut."""
     sent: dict[str, str] = {}
     spoke = began = time.monotonic()
-    while time.monotonic() - began < LIFE:
+    while time.monotonic() - began < LIFE and not _is_stopping:
         seen = await sync_to_async(_look_and_let_go)(look)
         text = "".join(as_event(name, piece) for name, piece in seen.pieces.items() if sent.get(name) != piece)
         if not text and time.monotonic() - spoke > KEEP_ALIVE:
@@ -99,3 +106,23 @@ def _look_and_let_go(look: Callable[[], Seen]) -> Seen:
 def as_event(name: str, piece: str) -> str:
     """A line break inside the piece begins a new line of data, so that none of it is taken for a field."""
     return f"event: {name}\n" + "".join(f"data: {line}\n" for line in LINE_END.split(piece)) + "\n"
+
+
+@cache
+def _listen_for_the_end() -> None:
+    """A server that is told to stop waits for its answers to end, and tells nobody so: its handler follows ours.
+
+    Once, at the first stream: the server has its handlers in place then.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        theirs = signal.getsignal(number)
+        if callable(theirs):
+            signal.signal(number, partial(_stop, theirs))
+
+
+def _stop(theirs: Callable[[int, FrameType | None], object], number: int, frame: FrameType | None) -> None:
+    global _is_stopping  # noqa: PLW0603 - as above
+    _is_stopping = True
+    theirs(number, frame)

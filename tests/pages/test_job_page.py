@@ -81,16 +81,133 @@ def test_cancelling_ends_a_waiting_job_and_says_so_the_second_time(staff: Client
     assert job.state == Job.State.CANCELLED
 
 
-def test_the_page_follows_a_job_to_its_end(open_page: Callable[..., Page], ada: User) -> None:
+# --- Live -------------------------------------------------------------------------------------------------------------
+
+# A stream tells what has changed within a second, and this machine may be busy.
+SOON = 15_000
+
+
+@pytest.fixture
+def running(db: None) -> Job:
+    return a_job(**underway(10))
+
+
+def underway(done: int, **fields: Any) -> dict[str, Any]:
+    progress = {"done": done, "total": 20, "percent": done * 5.0, "eta": 4.2, "note": ""}
+    return {"state": "running", "attempts": 1, "started_at": timezone.now(), "progress": progress, **fields}
+
+
+def change(job: Job, **fields: Any) -> None:
+    Job.objects.filter(pk=job.pk).update(**fields)
+
+
+def ended(state: str = "succeeded", **fields: Any) -> dict[str, Any]:
+    return {"state": state, "finished_at": timezone.now(), **fields}
+
+
+def watch(page: Page, job: Job) -> list[str]:
+    """Open the job's page, and note what it asks the server for from now on."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.rpartition("/jobs/")[2]))
+    page.goto(f"/jobs/{job.pk}/")
+    return asked
+
+
+def no_streams(page: Page, status: int = 503) -> None:
+    page.route("**/events/**", lambda route: route.fulfill(status=status))
+
+
+def see(page: Page, state: str, done: int | None = None) -> None:
+    expect(page.locator("[data-job-state]")).to_have_text(state, timeout=SOON)
+    if done is not None:
+        expect(page.locator("[data-job-count]")).to_contain_text(f"{done} of 20", timeout=SOON)
+        expect(page.locator("progress")).to_have_js_property("value", done * 5)
+
+
+@pytest.mark.parametrize("streams", [True, False], ids=["by a stream", "by asking"])
+def test_the_page_follows_a_job_to_its_end(open_page: Callable[..., Page], ada: User, *, streams: bool) -> None:
     job = a_job()
     page = open_page(ada)
-    page.goto(f"/jobs/{job.pk}/")
-    rows = Job.objects.filter(pk=job.pk)
-    progress = {"done": 10, "total": 20, "percent": 50.0, "eta": 4.2, "note": ""}
-    rows.update(state="running", attempts=1, started_at=timezone.now(), progress=progress)
-    expect(page.locator("[data-job-state]")).to_have_text("running")
-    expect(page.locator("[data-job-count]")).to_have_text("10 of 20 · about 5 s left")
-    expect(page.locator("progress")).to_have_js_property("value", 50)
-    rows.update(state="succeeded", finished_at=timezone.now())
-    expect(page.locator(".timeline")).to_contain_text("Succeeded")
+    if not streams:
+        no_streams(page)
+    asked = watch(page, job)
+    see(page, "queued")
+    change(job, **underway(10))
+    see(page, "running", 10)
+    expect(page.locator(".timeline")).to_contain_text("Attempt 1 is running")
+    change(job, **underway(19))
+    see(page, "running", 19)
+    change(job, **ended())
+    expect(page.locator(".timeline")).to_contain_text("Succeeded", timeout=SOON)
+    expect(page.locator("progress")).to_have_js_property("position", 1)
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    assert any("format=json" in address for address in asked) is not streams
+
+
+def test_a_reload_goes_on_where_the_job_is(open_page: Callable[..., Page], ada: User, running: Job) -> None:
+    page = open_page(ada)
+    watch(page, running)
+    see(page, "running", 10)
+    change(running, **underway(12))
+    page.reload()
+    see(page, "running", 12)
+
+
+@pytest.mark.parametrize("streams", [True, False], ids=["by a stream", "by asking"])
+def test_a_retry_is_shown_with_its_reason_and_the_bar_stays(
+    open_page: Callable[..., Page], ada: User, running: Job, *, streams: bool
+) -> None:
+    page = open_page(ada)
+    if not streams:
+        no_streams(page)
+    watch(page, running)
+    see(page, "running", 10)
+    error = {"at": timezone.now().isoformat(), "exception": "Busy", "message": "Come <b>later</b>.", "traceback": ""}
+    change(running, state="queued", errors=[error], run_at=timezone.now() + timedelta(minutes=1))
+    see(page, "queued", 10)
+    expect(page.locator("[data-job-error]")).to_have_text("Come <b>later</b>.")
+    expect(page.locator(".timeline")).to_contain_text("Attempt 1 failed")
+
+
+def test_a_dead_worker_is_survived(open_page: Callable[..., Page], ada: User, running: Job) -> None:
+    """The job is handed on, and the next worker's attempt is watched by the same page."""
+    page = open_page(ada)
+    watch(page, running)
+    see(page, "running", 10)
+    change(running, state="queued", crashes=1, started_at=None, lease_until=None)
+    see(page, "queued", 10)
+    change(running, **underway(11, attempts=2))
+    see(page, "running", 11)
+    expect(page.locator(".timeline")).to_contain_text("Attempt 2 is running")
+
+
+def test_a_job_that_dies_ends_the_watch_with_its_error(open_page: Callable[..., Page], ada: User, running: Job) -> None:
+    page = open_page(ada)
+    watch(page, running)
+    see(page, "running", 10)
+    error = {"at": timezone.now().isoformat(), "exception": "Oops", "message": "It broke.", "traceback": ""}
+    change(running, **ended("dead", errors=[error]))
+    expect(page.locator(".live-error")).to_have_text("It broke.", timeout=SOON)
+    expect(page.locator(".ended-dead")).to_be_visible()
+
+
+def test_a_job_that_is_deleted_while_it_is_watched_is_told(
+    open_page: Callable[..., Page], ada: User, running: Job
+) -> None:
+    page = open_page(ada)
+    watch(page, running)
+    see(page, "running", 10)
+    running.delete()
+    expect(page.locator("[data-job-trouble]")).to_contain_text("not there any more", timeout=SOON)
+
+
+def test_a_stream_is_for_the_owner_and_for_staff_alone(staff: Client) -> None:
+    """501: this test's server cannot stream. It is past the question of who asks."""
+    owner, other = User.objects.create_user("bert"), User.objects.create_user("cleo")
+    address = f"/jobs/{a_job(owner=owner).pk}/events/"
+    assert staff.get(address).status_code == 501
+    assert signed_in_as(owner).get(address).status_code == 501
+    assert signed_in_as(other).get(address).status_code == 404
+    assert Client().get(address).status_code == 302
+    assert staff.get(f"/jobs/{uuid4()}/events/").status_code == 404
+    assert staff.post(address).status_code == 405

