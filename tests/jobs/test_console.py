@@ -21,7 +21,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
 
-from apps.jobs import sensitive
+from apps.jobs import ledger, sensitive
 from apps.jobs.admin import acts
 from apps.jobs.groups import ACTS, ensure_groups
 from apps.jobs.models import DeadLetter, Job, QueuePause, SchedulePolicy, Worker
@@ -250,14 +250,39 @@ def test_a_jobs_page_opens_in_every_state_also_without_its_worker(admin: Client,
     assert admin.get(page_of(row)).status_code == 200
 
 
-def test_a_long_act_stops_in_time_and_says_what_is_left(admin: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_act_stops_in_time_and_goes_on_behind_what_was_refused(
+    admin: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(acts, "BATCH", 1)
     monkeypatch.setattr(acts, "PATIENCE", 2.5)
-    monkeypatch.setattr(acts, "monotonic", count().__next__)  # each look at the clock is a second later
-    jobs = [job() for _ in range(5)]
-    said = act(admin, JOBS, "cancel", *jobs, confirmed="yes").content.decode()
-    assert Job.objects.filter(state="cancelled").count() == LogEntry.objects.count() == 2
-    assert "3 are left" in said
+    now = timezone.now()
+    for task in ("tasks.lab_add", "tasks.lab_add", "tasks.of_yesterday", "tasks.lab_add", "tasks.of_yesterday"):
+        dead = letter(task=task, created_at=(now := now - timedelta(minutes=1)))
+    choice = {"action": "replay", "_selected_action": str(dead.pk), "select_across": "1", "minutes": "0"}
+
+    def press(**hidden: Any) -> Any:
+        monkeypatch.setattr(acts, "monotonic", count().__next__)  # each look at the clock is a second later
+        return admin.post(reverse(LETTERS), confirmed(**choice, **hidden))
+
+    skip = 0
+    for replayed, left in ((2, 3), (3, 1)):
+        asked = press(skip=skip)
+        skip = asked.context["form"].initial["skip"]
+        assert f"Replay {left} dead letter" in asked.content.decode()
+        assert Job.objects.count() == LogEntry.objects.count() == replayed
+    assert press(skip=skip).status_code == 302
+
+
+def test_many_are_cancelled_at_once_and_a_chords_part_tells_its_body(admin: Client) -> None:
+    waiting, running, over = job(), job(state="running"), job(state="succeeded", finished_at=timezone.now())
+    part = job(options={"chord": {"task": "tasks.lab_nothing"}, "group_id": str(uuid4())})
+    assert ledger.cancel_many([waiting.pk, running.pk, over.pk, part.pk]) == {waiting.pk, running.pk, part.pk}
+    assert dict(Job.objects.values_list("pk", "state")) == {
+        waiting.pk: "cancelled",
+        running.pk: "running",
+        over.pk: "succeeded",
+        part.pk: "cancelled",
+    }
 
 
 # --- Dead letters -----------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 One row or all of a hundred thousand go the same way. First a page that says how many there are; posted again from
 there, it is done. Each batch is a transaction together with its lines in the log, so a request that is cut short has
-done some, and doing it again does the rest.
+done some. One that would take too long stops by itself, and asks whether to go on.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -35,9 +35,13 @@ CAUSES_SHOWN = 10
 
 
 class AskForm(forms.Form):
-    """The moment of the question comes back with the answer: what has come in since was not asked about."""
+    """The moment of the question comes back with the answer: what has come in since was not asked about.
+
+    An answer that goes on with what an earlier one began skips the rows that were refused then: they come first again.
+    """
 
     asked_at = forms.DateTimeField(widget=forms.HiddenInput)
+    skip = forms.IntegerField(widget=forms.HiddenInput, min_value=0, initial=0, required=False)
 
 
 @dataclass(frozen=True)
@@ -144,15 +148,14 @@ class ActingAdmin(RecordAdmin):
             initial={"asked_at": timezone.now().isoformat()},
         )
         if form.is_valid():
-            self._do(request, act, rows.filter(created_at__lte=form.cleaned_data["asked_at"]), form.cleaned_data)
-        elif rows.exists():
+            return self._do(request, act, rows, form.cleaned_data, back)
+        if rows.exists():
             return self._ask(request, act, rows, form, back)
-        else:
-            self.message_user(request, act.none, messages.WARNING)
+        self.message_user(request, act.none, messages.WARNING)
         return redirect(back)
 
     def _ask(self, request: HttpRequest, act: Act, rows: "QuerySet[Any]", form: AskForm, back: str) -> HttpResponse:
-        count = rows.order_by()[: AT_ONCE + 1].count()
+        count = rows.order_by()[: AT_ONCE + 1].count() - (form.initial.get("skip") or 0)
         causes = rows.order_by().values_list(*self.cause_fields).annotate(count=Count("pk")).order_by("-count")
         one_or_many = self.opts.verbose_name if count == 1 else self.opts.verbose_name_plural
         context = {
@@ -175,8 +178,12 @@ class ActingAdmin(RecordAdmin):
         }
         return TemplateResponse(request, "admin/jobs/confirm.html", context)
 
-    def _do(self, request: HttpRequest, act: Act, rows: "QuerySet[Any]", asked: dict[str, Any]) -> None:
-        ids = list(rows.values_list("pk", flat=True)[:AT_ONCE])
+    def _do(
+        self, request: HttpRequest, act: Act, rows: "QuerySet[Any]", asked: dict[str, Any], back: str
+    ) -> HttpResponse:
+        """For as long as a request may take; then it asks whether to go on."""
+        rows, skip = rows.filter(created_at__lte=asked["asked_at"]), asked["skip"] or 0
+        ids = list(rows.values_list("pk", flat=True)[skip : skip + AT_ONCE])
         began, tried, done = monotonic(), 0, 0
         while tried < len(ids) and monotonic() - began < PATIENCE:
             batch = Batch(ids[tried : tried + BATCH], tried, len(ids), request.user, asked)
@@ -184,16 +191,17 @@ class ActingAdmin(RecordAdmin):
                 acted_on = act.perform(batch)
                 self.log_many(request, rows.model.objects.filter(pk__in=acted_on), act.log_message(asked))
             tried, done = tried + len(batch.ids), done + len(acted_on)
-        self._say(request, act, done, refused=tried - done, left=len(ids) - tried)
+        self._say(request, act, done, refused=tried - done)
+        if tried == len(ids):
+            return redirect(back)
+        again = {**asked, "asked_at": asked["asked_at"].isoformat(), "skip": skip + tried - done}
+        return self._ask(request, act, rows, act.form(initial=again), back)
 
-    def _say(self, request: HttpRequest, act: Act, done: int, refused: int, left: int) -> None:
+    def _say(self, request: HttpRequest, act: Act, done: int, refused: int) -> None:
         if done:
             self.message_user(request, f"{act.done} {done:,}.", messages.SUCCESS)
         if refused:
             self.message_user(request, f"{refused:,} {act.otherwise}", messages.WARNING)
-        if left:
-            sentence = f"{left:,} are left, because this took long: do it again to go on."
-            self.message_user(request, sentence, messages.WARNING)
         if not (done or refused):
             self.message_user(request, act.none, messages.WARNING)
 
