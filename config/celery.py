@@ -1,8 +1,11 @@
 """The Celery app: task names that stay, the ledger's base task, and its step in the worker."""
 
+import logging
 import os
+from typing import Any
 
 from celery import Celery
+from celery.signals import setup_logging
 from kombu.transport import TRANSPORT_ALIASES
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
@@ -15,6 +18,14 @@ class Nightshift(Celery):
         """Name every task of `tasks.<module>` plainly `tasks.<name>`: the name is a public contract."""
         package = module.partition(".")[0]
         return str(super().gen_task_name(name, "tasks" if package == "tasks" else module))
+
+
+@setup_logging.connect
+def keep_our_format(loglevel: int | None = None, **_: Any) -> None:
+    """Django's logging is Celery's too, also for what is printed. Celery decides on the level alone."""
+    if loglevel:
+        logging.getLogger().setLevel(loglevel)
+    app.log.redirect_stdouts(app.conf.worker_redirect_stdouts_level)
 
 
 app = Nightshift("nightshift", task_cls="apps.jobs.task:JobTask", control="apps.jobs.control:JobControl")

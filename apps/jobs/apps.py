@@ -1,5 +1,5 @@
 from celery import current_app
-from celery.signals import worker_shutting_down
+from celery.signals import task_postrun, worker_shutting_down
 from django.apps import AppConfig
 from django.conf import settings
 from django.db.models.signals import post_migrate
@@ -11,9 +11,10 @@ class JobsConfig(AppConfig):
     verbose_name = "Jobs"
 
     def ready(self) -> None:
-        from apps.jobs import groups, lease, redaction, schedule
+        from apps.jobs import groups, lease, log_context, redaction, schedule
 
         redaction.install()
+        task_postrun.connect(log_context.done)
         worker_shutting_down.connect(lease.begin_shutdown)
         post_migrate.connect(schedule.ensure_schedule, sender=self)
         post_migrate.connect(groups.ensure_groups, sender=self)

@@ -27,7 +27,7 @@ from celery.exceptions import Ignore, Reject
 from celery.result import AsyncResult
 from celery.utils.functional import maybe_list
 
-from apps.jobs import connections, lease, ledger, origin, redaction, rescue, sensitive, unique
+from apps.jobs import connections, lease, ledger, log_context, origin, redaction, rescue, sensitive, unique
 from apps.jobs.attempt import Attempt, readable
 from apps.jobs.backpressure import admit
 from apps.jobs.failures import Failure, Kind, OutOfMemory, WrongArguments, kind_of
@@ -233,11 +233,15 @@ class JobTask(celery.Task):
     def before_start(self, task_id: str, args: list[Any], kwargs: dict[str, Any]) -> None:
         """Claim the job, unless that is done. Raises Ignore for a message that means nothing (any more)."""
         request = self.request
-        if request.is_eager or not self._in_ledger():
+        if request.is_eager:
+            return
+        log_context.working_on(request)
+        if not self._in_ledger():
             return
         connections.refresh()
         if request.get("token") is None:
             self._claim_now(job_id_of(task_id), args, kwargs)
+        log_context.claimed(request.token)
         headers = request.headers or {}
         origin.working_for(origin.Origin(headers.get("owner_id"), headers.get("request_id")))
 
