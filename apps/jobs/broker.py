@@ -64,6 +64,13 @@ def memory_of(broker: Any) -> Memory:
             raise LookupError(f"Nightshift cannot tell what a broker of the kind {kind!r} has lost.")
 
 
+def wipe(app: Celery) -> int:
+    """Lose every message and every memory of the broker, on purpose. Returns how many things that were."""
+    _, database = database_clock()
+    with app.connection_for_write() as broker:
+        return memory_of(broker).wipe(settings.JOBS_QUEUES, database)
+
+
 def _resend_if_changed(memory: Memory, now: datetime, database: str) -> int:
     if memory.remembers(database):
         return 0

@@ -64,7 +64,9 @@ def twenty_jobs_and_a_wiped_broker(user: User) -> Started:
     started = twenty_jobs(user)
     _wait_until_sent(started.jobs)
     wiped = wipe_broker()
-    return Started(f"Started 20 jobs, and wiped the broker ({wiped} keys) while they were on their way.", started.jobs)
+    return Started(
+        f"Started 20 jobs, and wiped the broker (it held {wiped} things) while they were on their way.", started.jobs
+    )
 
 
 def _wait_until_sent(job_ids: Sequence[UUID]) -> None:

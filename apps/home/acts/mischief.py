@@ -3,13 +3,11 @@
 from typing import Any
 from uuid import UUID, uuid4
 
-import redis
 from celery import current_app
-from django.conf import settings
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from apps.home.act import CannotPlay
+from apps.jobs import broker
 from apps.jobs.ledger import Due
 from apps.jobs.models import Job
 from apps.jobs.relay import as_message
@@ -18,7 +16,8 @@ from apps.jobs.relay import as_message
 def deliver_again(job_id: UUID, times: int) -> None:
     """Publish a job's message so many more times, as a broker does after a time-out or a partition."""
     job = Job.objects.get(pk=job_id)
-    copies = {name: getattr(job, name) for name in Due.__dataclass_fields__}
+    copies = {name: getattr(job, name) for name in Due.__dataclass_fields__ if name != "due"}
+    copies["due"] = job.run_at.timestamp()
     with current_app.producer_pool.acquire(block=True) as producer:
         for _ in range(times):
             message = as_message(current_app, Due(**copies))
@@ -27,13 +26,8 @@ def deliver_again(job_id: UUID, times: int) -> None:
 
 
 def wipe_broker() -> int:
-    """Delete everything that the broker holds. Returns how many keys that were."""
-    if not settings.CELERY_BROKER_URL.startswith("redis"):
-        raise CannotPlay("Only a Redis broker can be wiped from here.")
-    broker = redis.Redis.from_url(settings.CELERY_BROKER_URL, socket_timeout=5)
-    keys = int(broker.dbsize())
-    broker.flushdb()
-    return keys
+    """Delete everything that the broker holds. Returns how many things that were: keys, or messages."""
+    return broker.wipe(current_app)
 
 
 def record_without_telling(task: str, kwargs: dict[str, Any], queue: str, owner: User) -> UUID:

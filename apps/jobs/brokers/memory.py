@@ -23,6 +23,10 @@ class Memory(Protocol):
         """Those of the queues in which certainly nothing waits, and of which nothing is unacknowledged."""
         ...
 
+    def wipe(self, queues: Iterable[str], database: str) -> int:
+        """Forget every message, and what was to be remembered; returns how many things that were."""
+        ...
+
     def given_up(self) -> Iterator[Any]:
         """The messages that the broker has given up on, to be acknowledged."""
         ...

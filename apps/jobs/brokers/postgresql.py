@@ -54,6 +54,9 @@ class PostgreSQLMemory:
         there = {queue.queue_name for queue in self.channel.pgmq.list_queues()}
         return [name for name in queues if name not in there or self.channel._size(name) == 0]
 
+    def wipe(self, queues: Iterable[str], database: str) -> int:
+        return sum(self.channel.queue_purge(queue) for queue in queues)
+
     def given_up(self) -> Iterator[Any]:
         return iter(())
 

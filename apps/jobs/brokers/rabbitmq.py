@@ -77,6 +77,10 @@ class RabbitMQMemory:
         finally:
             channel.close()
 
+    def wipe(self, queues: Iterable[str], database: str) -> int:
+        self.broker.default_channel.queue_delete(_mark(database))
+        return sum(self.broker.default_channel.queue_purge(queue) for queue in queues)
+
     def given_up(self) -> Iterator[Any]:
         """From a queue in the default exchange, so that there is no binding which could get lost."""
         queue = Queue(GIVEN_UP, queue_arguments={"x-queue-type": "quorum"}, channel=self.broker.default_channel)

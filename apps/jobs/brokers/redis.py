@@ -30,6 +30,11 @@ class RedisMemory:
             return []
         return [name for name in queues if self.channel._size(name) == 0]
 
+    def wipe(self, queues: Iterable[str], database: str) -> int:
+        keys = int(self.client.dbsize())
+        self.client.flushdb()
+        return keys
+
     def given_up(self) -> Iterator[Any]:
         return iter(())
 

@@ -122,6 +122,11 @@ class SQSMemory:
         answer = self.channel.sqs().get_queue_attributes(QueueUrl=url, AttributeNames=list(COUNTS))
         return [int(answer["Attributes"][name]) for name in COUNTS]
 
+    def wipe(self, queues: Iterable[str], database: str) -> int:
+        for queue in queues:
+            self.channel.sqs().untag_queue(QueueUrl=self.channel._new_queue(queue), TagKeys=[MARK])
+        return sum(self.channel.queue_purge(queue) for queue in queues)
+
     def given_up(self) -> Iterator[Any]:
         return iter(())
 
