@@ -50,8 +50,8 @@ def test_a_command_of_celery_takes_these_arguments(command: str) -> None:
     if name == "flower":  # Flower reads its options by itself
         from tornado.options import options
 
-        known = set(options._options)
-        asked = {word.partition("=")[0].lstrip("-") for word in arguments}
+        known = {name.replace("_", "-") for name in options._options}
+        asked = {word.partition("=")[0].lstrip("-").replace("_", "-") for word in arguments}
         assert asked <= known
     else:
         celery.commands[name].make_context(name, arguments, obj=CLIContext(current_app, no_color=True, workdir=None))
