@@ -54,12 +54,14 @@ def valkey() -> str:
     return f"{about.get('valkey_version', about['redis_version'])}, appendonly {kept}"
 
 
-def table(about: Mapping[str, str], measures: Sequence[Measure]) -> str:
-    rows = [COLUMNS, *(row(measure) for measure in measures)]
-    widths = [max(len(line[column]) for line in rows) for column in range(len(COLUMNS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in rows]
-    facts = [f"{name}: {value}" for name, value in about.items()]
-    return "\n".join([*lines, "", "Medians of rounds in turns; a ratio is Nightshift's figure to plain's.", *facts])
+def facts(about: Mapping[str, str]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in about.items())
+
+
+def table(measures: Sequence[Measure]) -> str:
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *(row(measure) for measure in measures)]
+    lines = [f"| {' | '.join(cells)} |" for cells in rows]
+    return "\n".join([*lines, "", "Medians of rounds in turns; a ratio is Nightshift's figure to plain's."])
 
 
 def row(measure: Measure) -> tuple[str, ...]:

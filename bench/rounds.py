@@ -18,6 +18,9 @@ class Sizes:
     started: int  # one at a time, on an idle worker
     console_jobs: int  # that have ended; a tenth of them as dead letters
     console_rounds: int
+    limit_rounds: int
+    peer_rounds: int
+    peer_share: float  # of the jobs that each peer is given, by its speed
 
 
 # Under three minutes in all on two cores. Many short rounds and not a few long ones: whoever else uses the machine
@@ -31,6 +34,9 @@ FULL = Sizes(
     started=200,
     console_jobs=1_000_000,
     console_rounds=20,
+    limit_rounds=5,
+    peer_rounds=5,
+    peer_share=1.0,
 )
 # Shows that everything works, and measures nothing.
 QUICK = Sizes(
@@ -42,6 +48,9 @@ QUICK = Sizes(
     started=3,
     console_jobs=2_000,
     console_rounds=1,
+    limit_rounds=1,
+    peer_rounds=1,
+    peer_share=0.05,
 )
 
 # PostgreSQL's driver and planner settle on a statement after five times, in each of two processes.

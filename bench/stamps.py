@@ -8,7 +8,7 @@ import redis
 
 LIST = "bench:stamps"
 # A worker that takes this long for one job is not slow but gone.
-PATIENCE = 30
+PATIENCE = 120
 
 
 class NeverStarted(Exception):
@@ -17,7 +17,8 @@ class NeverStarted(Exception):
 
 @cache
 def _client() -> redis.Redis:
-    return redis.Redis.from_url(os.environ["BENCH_STAMPS_URL"])
+    # By default redis-py gives up on a BLPOP before its own time is over.
+    return redis.Redis.from_url(os.environ["BENCH_STAMPS_URL"], socket_timeout=PATIENCE + 5)
 
 
 def stamp_now() -> None:

@@ -14,3 +14,14 @@ def nothing() -> None:
 def stamp() -> None:
     """Safe to run twice: the second stamp has no reader."""
     stamp_now()
+
+
+@shared_task(name="bench.nothing_broker_only", durable=False)
+def nothing_broker_only() -> None:
+    """Safe to run twice: it does nothing."""
+
+
+@shared_task(name="bench.stamp_broker_only", durable=False)
+def stamp_broker_only() -> None:
+    """Safe to run twice: the second stamp has no reader."""
+    stamp_now()

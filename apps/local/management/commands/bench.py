@@ -29,11 +29,20 @@ class Command(BaseCommand):
             help="write every round's figures there, too",
         )
         parser.add_argument("--quick", action="store_true", help="a few jobs each: shows that it works, no more")
+        parser.add_argument(
+            "--peers",
+            choices=("with", "without", "only"),
+            default="with",
+            help="other systems too, installed into var/ the first time (default: with)",
+        )
+        parser.add_argument("--write", action="store_true", help="put the figures into docs/performance.md")
 
-    def handle(self, *, json: Path | None, quick: bool, **_: Any) -> None:
+    def handle(self, *, json: Path | None, quick: bool, peers: str, write: bool, **_: Any) -> None:
         logs = VAR / "bench" / ("quick" if quick else "full")
         shutil.rmtree(logs, ignore_errors=True)
-        options = ["--logs", str(logs), *(["--quick"] if quick else []), *(["--json", str(json)] if json else [])]
+        logs.mkdir(parents=True)
+        options = ["--logs", str(logs), "--peers", peers, *(["--json", str(json)] if json else [])]
+        options += [*(["--quick"] if quick else []), *(["--write"] if write else [])]
         try:
             # Two at once would measure each other.
             with nullcontext() if quick else exclusively(VAR / "bench.lock"):
@@ -63,6 +72,7 @@ def own_environment(servers: dict[str, str]) -> dict[str, str]:
         "SECRET_KEY": secrets.token_hex(16),
         "BENCH_PLAIN_URL": database(servers["REDIS_URL"], 1),
         "BENCH_STAMPS_URL": database(servers["REDIS_URL"], 2),
+        "BENCH_PEER_URL": database(servers["REDIS_URL"], 3),
     }
 
 

@@ -1,0 +1,42 @@
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import psycopg
+from pgqueuer import PgQueuer
+from pgqueuer.db import PsycopgDriver
+from pgqueuer.models import Job
+from pgqueuer.queries import Queries
+
+from bench.stamps import stamp_now
+
+
+async def connect() -> psycopg.AsyncConnection:
+    return await psycopg.AsyncConnection.connect(os.environ["BENCH_PEER_DATABASE"], autocommit=True)
+
+
+@asynccontextmanager
+async def worker() -> AsyncGenerator[PgQueuer]:
+    async with await connect() as connection:
+        queuer = PgQueuer(PsycopgDriver(connection))
+
+        @queuer.entrypoint("nothing")
+        async def nothing(job: Job) -> None:
+            pass
+
+        @queuer.entrypoint("stamp")
+        async def stamp(job: Job) -> None:  # noqa: ARG001 - pgqueuer passes it by position
+            stamp_now()
+
+        yield queuer
+
+
+def enqueue(jobs: int) -> None:
+    asyncio.run(_enqueue(jobs))
+
+
+async def _enqueue(jobs: int) -> None:
+    names = ["stamp", *["nothing"] * jobs, "stamp"]
+    async with await connect() as connection:
+        await Queries(PsycopgDriver(connection)).enqueue(names, [None] * len(names), [0] * len(names))
