@@ -7,6 +7,9 @@ from uuid import uuid4
 
 import pytest
 
+from tests.third_parties import sandbox as sandbox
+from tests.third_parties import third_parties as third_parties
+
 if TYPE_CHECKING:
     from tests.acceptance.site import Site
 
