@@ -4,7 +4,7 @@ Which one is named by an environment variable that only the processes of such a 
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from typing import Any
 from uuid import UUID, uuid4
@@ -26,6 +26,16 @@ def without_fencing() -> None:
     """Whoever comes last writes the end: an attempt shows the row's token instead of its own."""
     for name in ("succeed", "retry", "snooze", "report", "bury", "cancelled"):
         setattr(ledger, name, _with_any_token(getattr(ledger, name)))
+    ledger.succeed_many = _many_with_any_token(ledger.succeed_many)
+
+
+def _many_with_any_token(transition: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(transition)
+    def unfenced(endings: Collection[tuple[UUID, int, float]]) -> Any:
+        tokens = dict(Job.objects.filter(pk__in=[ending[0] for ending in endings]).values_list("pk", "token"))
+        return transition([(job_id, tokens.get(job_id, token), runtime) for job_id, token, runtime in endings])
+
+    return unfenced
 
 
 def _with_any_token(transition: Callable[..., Any]) -> Callable[..., Any]:
