@@ -11,24 +11,14 @@ from django.utils import timezone
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from apps.jobs import health, queues
-from apps.jobs.ledger import PAUSED, WINDOW
+from apps.jobs.lag import relay_lag
+from apps.jobs.ledger import PAUSED
 from apps.jobs.models import DeadLetter, Heartbeat, Worker
 
 # A worker that is gone is shown as down for so long, and then no more: else each deploy would leave its names behind.
 REMEMBERED = timedelta(minutes=10)
 # For what is counted by its age: longer than a few scrapes are apart, and shorter than an alert's memory.
 LATELY = timedelta(minutes=15)
-
-# A queue whose window is full waits for its workers, not for the relay.
-RELAY_LAG = f"""
-    SELECT max(extract(epoch FROM statement_timestamp() - first.run_at))::float
-    FROM unnest(%s::text[]) AS open (name) CROSS JOIN LATERAL (
-        SELECT run_at FROM jobs_job
-        WHERE state = 'queued' AND queue = open.name AND run_at <= statement_timestamp() ORDER BY run_at LIMIT 1
-    ) AS first
-    WHERE name NOT IN ({PAUSED}) AND (SELECT count(*) FROM (
-        SELECT 1 FROM jobs_job WHERE state = 'sent' AND queue = open.name LIMIT {WINDOW}) AS sent) < {WINDOW}
-"""
 
 OLDEST_SNAPSHOT = """
     SELECT max(extract(epoch FROM clock_timestamp() - xact_start))::float
@@ -110,7 +100,7 @@ def _heartbeats() -> Iterator[Metric]:
         "nightshift_relay_lag_seconds",
         "For how long the oldest due job has not been sent.",
         [],
-        {(): _number(RELAY_LAG, list(settings.JOBS_QUEUES))},
+        {(): relay_lag()},
     )
 
 

@@ -128,6 +128,10 @@ def test_a_visitor_signs_in_and_a_stranger_is_refused(client: Client) -> None:
     assert client.get("/jobs/events/").status_code == 403
 
 
+def test_what_is_wrong_stands_first(viewer: Client) -> None:
+    assert "No worker reads the queue high." in viewer.get("/jobs/").text
+
+
 def test_a_span_that_does_not_exist_is_404_and_nothing_can_be_posted(viewer: Client) -> None:
     assert viewer.get("/jobs/?over=century").status_code == 404
     assert viewer.post("/jobs/").status_code == 405

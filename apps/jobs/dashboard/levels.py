@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db import connection
 from django.db.models import Max
 from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
 
+from apps.jobs import health
 from apps.jobs.dashboard.tallies import Tally, tallies_by
-from apps.jobs.ledger import WINDOW
+from apps.jobs.lag import relay_lag
 from apps.jobs.models import DeadLetter, QueuePause, Worker
 from apps.jobs.queues import QueueStatus, statuses
 
@@ -21,22 +21,6 @@ COUNTED_LETTERS = 10_000
 
 # A relay polls once a second, and sends thousands of jobs in one.
 LATE_RELAY = 10.0
-
-# Due, in a queue that is open and not full in the broker: what a relay should have taken already.
-RELAY_LAG = f"""
-    SELECT extract(epoch FROM statement_timestamp() - min(next.run_at))::float
-    FROM unnest(%s::text[]) AS open (queue)
-    CROSS JOIN LATERAL (
-        SELECT count(*) AS jobs FROM (
-            SELECT 1 FROM jobs_job WHERE state = 'sent' AND queue = open.queue LIMIT {WINDOW}) AS sent
-    ) AS sent
-    CROSS JOIN LATERAL (
-        SELECT run_at FROM jobs_job
-        WHERE state = 'queued' AND queue = open.queue AND run_at <= statement_timestamp()
-        ORDER BY run_at LIMIT 1
-    ) AS next
-    WHERE sent.jobs < {WINDOW}
-"""
 
 
 @dataclass(frozen=True)
@@ -74,6 +58,7 @@ class Levels:
     letters: int
     relay_lag: float
     beat_age: float | None
+    troubles: list[health.Reason]
 
     @property
     def waiting(self) -> int:
@@ -116,8 +101,9 @@ def levels() -> Levels:
         busy=sum(worker.busy for worker in workers),
         size=sum(worker.size for worker in workers),
         letters=DeadLetter.objects.filter(state=DeadLetter.State.OPEN)[:COUNTED_LETTERS].count(),
-        relay_lag=_relay_lag(paused),
+        relay_lag=relay_lag(),
         beat_age=_beat_age(now),
+        troubles=health.troubles(now),
     )
 
 
@@ -141,14 +127,6 @@ def _queue(status: QueueStatus, tallies: dict[str, Tally], paused: set[str], wor
         busy=sum(worker.busy for worker in serving),
         size=sum(worker.size for worker in serving),
     )
-
-
-def _relay_lag(paused: set[str]) -> float:
-    """How long the first job has been due that no relay has handed on; none: 0."""
-    with connection.cursor() as cursor:
-        cursor.execute(RELAY_LAG, [sorted(set(settings.JOBS_QUEUES) - paused)])
-        lag: float | None = cursor.fetchone()[0]
-    return lag or 0.0
 
 
 def _beat_age(now: datetime) -> float | None:
