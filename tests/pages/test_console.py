@@ -170,6 +170,15 @@ def every_page(page: Page) -> Iterator[str]:
         yield address
 
 
+def test_nothing_is_hidden_when_the_side_bar_is_closed(open_page: Callable[..., Page], operator: User) -> None:
+    page = open_page(operator)
+    page.goto("/admin/jobs/queuepause/")
+    page.get_by_label("Toggle navigation").click()
+    heading = page.get_by_role("heading", name="Queues").bounding_box()
+    assert heading is not None
+    assert heading["x"] >= 0
+
+
 def test_on_a_phone_at_night_no_page_is_wider_than_the_screen_and_all_are_dark(
     open_page: Callable[..., Page], operator: User
 ) -> None:

@@ -30,8 +30,10 @@ from apps.jobs.paging import JobPaginator, newest_ids
 from apps.jobs.spans import span
 from apps.jobs.timeline import timeline
 
-TIMES: Any = tuple(
-    map(exact, ("created_at", "run_at", "sent_at", "started_at", "finished_at", "expires_at", "lease_until"))
+TIMES: Any = (
+    exact("created_at"),
+    exact("run_at", "due"),
+    *map(exact, ("sent_at", "started_at", "finished_at", "expires_at", "lease_until")),
 )
 # As many of a job's children as its page names; the list, searched by the job's id, has them all.
 CHILDREN_SHOWN = 20

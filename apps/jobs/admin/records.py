@@ -57,10 +57,10 @@ def state_badge(state: str) -> str:
     return format_html('<span class="state state-{}">{}</span>', state, state)
 
 
-def exact(column: str) -> Any:
+def exact(column: str, name: str = "") -> Any:
     """A field of the page: the time to the second, which Django's own format leaves out."""
 
-    @admin.display(description=column.removesuffix("_at").replace("_", " "))
+    @admin.display(description=name or column.removesuffix("_at").replace("_", " "))
     def shown(row: Any) -> str:
         moment = getattr(row, column)
         return f"{moment:%-d %b %Y, %H:%M:%S} UTC" if moment else NOTHING

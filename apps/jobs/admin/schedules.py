@@ -57,7 +57,7 @@ class ScheduleAdmin(PeriodicTaskAdmin):
         asked = request.POST.getlist("action")
         if any(name in self.actions and not self._is_permitted(request, name) for name in asked):
             raise PermissionDenied
-        return super().changelist_view(request, extra_context)
+        return super().changelist_view(request, {"title": "Schedules", **(extra_context or {})})
 
     @admin.action(description="Run now")
     def run_now(self, request: HttpRequest, schedules: "QuerySet[PeriodicTask]") -> None:
