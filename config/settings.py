@@ -100,8 +100,17 @@ DATABASES: dict[str, dict[str, Any]] = {
         # Connections are kept for the life of the process, and checked before use: see apps/jobs/connections.py.
         "CONN_MAX_AGE": None,
         "CONN_HEALTH_CHECKS": True,
-        # A database that does not answer a connection attempt within 5 s is down; a request must not wait for longer.
-        "OPTIONS": {"connect_timeout": 5, "application_name": "nightshift"},
+        "OPTIONS": {
+            "application_name": "nightshift",
+            # A database that does not answer a connection attempt in 5 s is down; a request must not wait for longer.
+            "connect_timeout": 5,
+            # A host that is cut off hears nothing, not even an error: 40 s, where TCP would wait for a quarter of an
+            # hour for an answer, and for two hours while there is no question.
+            "keepalives_idle": 20,
+            "keepalives_interval": 5,
+            "keepalives_count": 4,
+            "tcp_user_timeout": 40_000,
+        },
     }
 }
 # Of a web process: workers, relays and beats are few threads that keep theirs.

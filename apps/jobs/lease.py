@@ -89,7 +89,16 @@ class LeaseStep(bootsteps.StartStopStep):
         _this.timer = parent.timer
         connections.patiently(lambda: self._introduce(parent))
         every = settings.JOBS_LEASE.total_seconds() / RENEWALS_PER_LEASE
-        self.timer_entry = parent.timer.call_repeatedly(every, self._beat, (parent,))
+        if pool_is(parent, "solo"):
+            # A job runs in the main loop, where the timer stands still meanwhile.
+            _in_background(lambda: self._keep_beating(parent, every))
+        else:
+            self.timer_entry = parent.timer.call_repeatedly(every, self._beat, (parent,))
+
+    def _keep_beating(self, parent: Any, every: float) -> None:
+        while not _this.is_stopping:
+            time.sleep(every)
+            self._beat(parent)
 
     def _introduce(self, parent: Any) -> None:
         Worker.objects.update_or_create(
@@ -166,7 +175,7 @@ def _in_background(action: Callable[[], None]) -> None:
 
         gevent.spawn(action)
     else:
-        threading.Thread(target=action, name="shutdown-grace", daemon=True).start()
+        threading.Thread(target=action, name="leases", daemon=True).start()
 
 
 def _end_grace() -> None:

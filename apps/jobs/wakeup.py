@@ -11,8 +11,12 @@ from django.db import OperationalError, connection
 
 from apps.jobs.ledger import CHANNEL
 
-# What names the server and the account, of all that Django gives its own connections.
-ADDRESS = ("host", "port", "user", "password", "dbname", "sslmode")
+# What names the server and the account, and notices that the server is gone, of all that Django gives its own
+# connections.
+ADDRESS = (
+    *("host", "port", "user", "password", "dbname", "sslmode"),
+    *("keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"),
+)
 
 
 class Ear:

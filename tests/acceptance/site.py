@@ -98,8 +98,8 @@ class Site:
 
     # --- Processes ----------------------------------------------------------------------------------------------------
 
-    def start_relay(self, name: str = "relay") -> None:
-        self._start(name, ["manage.py", "relay"])
+    def start_relay(self, name: str = "relay", **environment: str) -> None:
+        self._start(name, ["manage.py", "relay"], environment)
 
     def start_worker(
         self, name: str = "worker", *options: str, concurrency: int = 9, include: bool = True, **waits: str

@@ -85,12 +85,28 @@ def test_urgent_jobs_do_not_wait_behind_a_flood_of_others(site: Site) -> None:
     """With the project's own division of labour: `low` and `high` have workers of their own."""
     site.kill9("worker")
     site.start_worker("low", "--queues=low", concurrency=2)
-    site.start_worker("high", "--queues=high", concurrency=1)
-    flood = lab_sleep.delay_many([{"seconds": 0.5, "steps": 1} for _ in range(300)], queue="low")
+    site.start_worker("high", "--queues=high", concurrency=2)
+    flood = lab_sleep.delay_many([{"seconds": 0.5, "steps": 1} for _ in range(2_000)], queue="low")
     eventually(lambda: Job.objects.filter(pk__in=flood, state=Job.State.RUNNING).exists())
-    urgent = [lab_nothing.apply_async(queue="high") for _ in range(20)]
-    eventually(lambda: all(job_of(result).state == Job.State.SUCCEEDED for result in urgent), timeout=20)
-    waiting = Job.objects.filter(pk__in=flood, state__in=Job.LIVE).count()
-    for job_id in Job.objects.filter(pk__in=flood, state__in=Job.LIVE).values_list("pk", flat=True):
-        ledger.cancel(job_id)
-    assert waiting > 150
+    waits = sorted(wait_of_an_urgent_job() for _ in range(20))
+    still_waiting = Job.objects.filter(pk__in=flood, state__in=Job.LIVE).count()
+    forget(site, flood)
+    assert waits[int(len(waits) * 0.95)] < 1.0
+    assert still_waiting > 1_500
+
+
+def wait_of_an_urgent_job() -> float:
+    """Seconds from when it was due until it was started."""
+    result = lab_nothing.apply_async(queue="high")
+    eventually(lambda: job_of(result).state == Job.State.SUCCEEDED)
+    job = job_of(result)
+    assert job.started_at is not None
+    return (job.started_at - job.run_at).total_seconds()
+
+
+def forget(site: Site, ids: list[str]) -> None:
+    """Nobody has to work off a flood that has done its part; to cancel one job after the other takes longer."""
+    site.kill9("low")
+    Job.objects.filter(pk__in=ids).delete()
+    with site.valkey.client() as client:
+        client.delete("low")

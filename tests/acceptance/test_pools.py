@@ -1,0 +1,80 @@
+"""Every kind of pool gives a job the same, with a worker that is killed and one that is stopped; and a pool that grows
+and shrinks by itself loses nothing."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celery import chain
+
+from apps.jobs.models import DeadLetter, Job
+from apps.local.children import is_alive
+from tasks.lab import lab_add, lab_fail, lab_nothing, lab_sleep, lab_unique
+from tests.acceptance.misbehaviour import DURABLE, note
+from tests.acceptance.site import Site, eventually
+from tests.acceptance.test_workers_that_die import has_ended, job_of, starts
+
+LEASE = 1.5
+
+
+@pytest.fixture
+def stand_in(site: Site) -> Iterator[Site]:
+    """The usual worker makes room, and is back for the next test."""
+    if site.is_running("worker"):
+        site.kill9("worker")
+    yield site
+    if site.is_running("worker"):
+        site.kill9("worker")
+
+
+def start_pool(site: Site, pool: str) -> None:
+    site.start_worker("worker", f"--pool={pool}", concurrency=3, JOBS_LEASE_SECONDS=str(LEASE))
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+def test_a_pool_gives_a_job_all_that_any_other_gives_it(stand_in: Site, book: Path, pool: str) -> None:
+    site = stand_in
+    start_pool(site, pool)
+    long = note.delay(book=str(book), seconds=LEASE * 2)
+    ids = lab_add.delay_many([{"x": x, "y": 1} for x in range(30)])
+    chained = chain(lab_add.s(1, 2), lab_add.s(3))()
+    exhausted, bad = DURABLE["retries exhausted"].delay(), lab_fail.delay()
+    first, refused = lab_unique.delay(key=pool), lab_unique.delay(key=pool)
+    eventually(lambda: not Job.objects.filter(state__in=Job.LIVE).exists(), describe=lambda: site.last_words("worker"))
+    assert (job_of(long).attempts, job_of(long).crashes) == (1, 0), "its lease ran out"
+    assert sorted(Job.objects.filter(pk__in=ids).values_list("result", flat=True)) == list(range(1, 31))
+    assert (job_of(chained).result, job_of(exhausted).retries, refused.id) == (6, 2, first.id)
+    kinds = {letter.job_id: letter.kind for letter in DeadLetter.objects.filter(job_id__in=[exhausted.id, bad.id])}
+    assert sorted(kinds.values()) == ["exhausted", "permanent"]
+
+    killed = note.delay(book=str(book), seconds=1)
+    eventually(lambda: starts(book)[killed.id])
+    site.kill9("worker")
+    start_pool(site, pool)
+    eventually(lambda: has_ended(killed), describe=lambda: site.last_words("worker"))
+    assert (job_of(killed).attempts, job_of(killed).crashes) == (2, 1)
+
+    short = note.delay(book=str(book), seconds=0.3)
+    eventually(lambda: starts(book)[short.id])
+    assert site.terminate("worker") == 0
+    assert (has_ended(short), job_of(short).attempts) == (True, 1)
+
+
+def processes(site: Site) -> int:
+    """Of the pool, and now and then one more, which waits to be taken notice of."""
+    return sum(map(is_alive, site.children("worker")))
+
+
+def test_a_pool_grows_under_load_and_shrinks_after_it_and_loses_nothing(stand_in: Site) -> None:
+    """Celery's autoscaler grants an idle process 30 s; here, one."""
+    site = stand_in
+    site.start_worker("worker", "--autoscale=10,2", AUTOSCALE_KEEPALIVE="1")
+    assert processes(site) <= 3
+    ids = lab_sleep.delay_many([{"seconds": 0.4, "steps": 1} for _ in range(120)])
+    jobs = Job.objects.filter(pk__in=ids)
+    eventually(lambda: jobs.filter(state=Job.State.RUNNING).count() >= 9, describe=lambda: site.last_words("worker"))
+    eventually(lambda: jobs.filter(state=Job.State.SUCCEEDED).count() == len(ids))
+    eventually(lambda: processes(site) <= 3, describe=lambda: site.last_words("worker"))
+    assert not jobs.exclude(attempts=1).exists()
+    quick = lab_nothing.delay()
+    eventually(lambda: has_ended(quick))
