@@ -28,16 +28,19 @@ const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString([], { hou
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 // A second line of its own unit is a share of the first: thin and dashed, on the right.
-function seriesOf(line, at, alone) {
+function seriesOf(line, at, alone, filled) {
   const stroke = colour(`--line-${at + 1}`);
   const series = { label: line.label, scale: line.unit, stroke, width: 2, value: (_, value) => say(line.unit, value) };
   if (line.unit === "percent" && !alone) return { ...series, width: 1.25, dash: [4, 3], points: { show: false } };
   const many = line.values.filter((value) => value !== null).length > 1;
-  return { ...series, fill: alone || at === 0 ? `${stroke}22` : undefined, points: { show: !many, size: 6 } };
+  return { ...series, fill: filled ? `${stroke}22` : undefined, points: { show: !many, size: 6 } };
 }
 
-function axisOf(unit, side) {
-  const grid = { stroke: colour("--line"), width: 1, show: side === 3 };
+// Of a logarithmic scale the powers of ten alone.
+const decade = (value) => Math.abs(Math.log10(value) % 1) < 1e-9 ? value : null;
+
+function axisOf(unit, side, log) {
+  const grid = { stroke: colour("--line"), width: 1, show: side === 3, filter: (_, found) => log ? found.map(decade) : found };
   const values = (_, found) => found.map((value) => value === null ? "" : say(unit, value));
   return { scale: unit, side, size: 58, stroke: colour("--ink-soft"), grid, ticks: { show: false }, values, font: FONT };
 }
@@ -61,9 +64,9 @@ function optionsOf(chart, place) {
     cursor: { y: false, drag: { setScale: false } },
     legend: { live: true },
     series: [{ label: "at", value: (_, value) => value === null ? "–" : clock(value) },
-      ...chart.lines.map((line, at) => seriesOf(line, at, units.length === 1 && chart.lines.length === 1))],
+      ...chart.lines.map((line, at) => seriesOf(line, at, chart.lines.length === 1, at === 0 && units.length === chart.lines.length))],
     scales: Object.fromEntries(units.map((unit) => [unit, rangeOf(unit, log)])),
-    axes: [time, ...units.map((unit, at) => axisOf(unit, at === 0 ? 3 : 1))],
+    axes: [time, ...units.map((unit, at) => axisOf(unit, at === 0 ? 3 : 1, log))],
   };
 }
 
