@@ -15,6 +15,7 @@ from django.urls import Resolver404, resolve
 from apps.jobs.counts import BOUNDS
 from apps.jobs.dashboard import snapshot
 from apps.jobs.models import DeadLetter, Job
+from apps.jobs.paging import JobPaginator
 from bench.rounds import Sizes
 
 # Milliseconds, within which a page is there before a person thinks of waiting.
@@ -104,11 +105,12 @@ def fill(jobs: int) -> None:
 def addresses() -> dict[str, str]:
     job, letter = Job.objects.filter(state="dead").latest("created_at"), DeadLetter.objects.earliest("created_at")
     jobs, letters = "/admin/jobs/job/", "/admin/jobs/deadletter/"
+    pages = JobPaginator(Job.objects.order_by("-created_at"), 50).num_pages
     return {
         "dashboard, the last hour": "/jobs/",
         "dashboard, the last day": "/jobs/?over=day",
         "jobs": jobs,
-        "jobs, the last page": f"{jobs}?p=200",
+        "jobs, the last page": f"{jobs}?p={pages}",
         "jobs, dead": f"{jobs}?state__exact=dead",
         "jobs, cancelled": f"{jobs}?state__exact=cancelled",
         "jobs, of one task": f"{jobs}?task=tasks.charge_customer",
