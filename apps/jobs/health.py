@@ -45,8 +45,7 @@ def troubles(now: datetime | None = None) -> list[Reason]:
         *_unread_queues(workers),
         *_long_queues(backlogs),
         *_idle_workers(workers, backlogs, now),
-        *_silent(Heartbeat.Process.BEAT, now),
-        *(_silent(Heartbeat.Process.RELAY, now) if _need_messages(workers) else ()),
+        *_silent_processes(_needed(workers), now),
     ]
 
 
@@ -120,8 +119,9 @@ def _long_queues(backlogs: list[Backlog]) -> Iterator[Reason]:
 
 
 def _idle_workers(workers: list[Worker], backlogs: list[Backlog], now: datetime) -> Iterator[Reason]:
+    """One that has just missed a heartbeat is rather dead than deaf, and is told of as that in a moment."""
     for worker in workers:
-        if worker.started_at < now - DEAF:
+        if worker.started_at < now - DEAF and worker.heartbeat_at > now - settings.JOBS_LEASE / 2:
             yield from _not_consuming(worker, {backlog.queue: backlog for backlog in backlogs}, now)
 
 
@@ -144,16 +144,19 @@ def _lies_there(backlog: Backlog | None) -> bool:
 # --- Relay and beat ---------------------------------------------------------------------------------------------------
 
 
-def _silent(process: Heartbeat.Process, now: datetime) -> Iterator[Reason]:
-    """One that is well is enough."""
-    alive = Heartbeat.objects.filter(process=process, heartbeat_at__gt=now - SILENT)
-    kept_from_work = list(alive.values_list("trouble", flat=True))
-    if not kept_from_work:
-        yield Reason(f"{process}_silent", process, f"No {process} has been heard of for {SILENT.seconds} s.")
-    elif all(kept_from_work):
-        yield Reason(f"{process}_troubled", process, f"The {process} cannot do its work: {kept_from_work[0]}")
+def _silent_processes(needed: list[Heartbeat.Process], now: datetime) -> Iterator[Reason]:
+    """One of each that is well is enough."""
+    alive = list(Heartbeat.objects.filter(heartbeat_at__gt=now - SILENT).values_list("process", "trouble"))
+    for process in needed:
+        kept_from_work = [trouble for name, trouble in alive if name == process]
+        if not kept_from_work:
+            yield Reason(f"{process}_silent", process, f"No {process} has been heard of for {SILENT.seconds} s.")
+        elif all(kept_from_work):
+            yield Reason(f"{process}_troubled", process, f"The {process} cannot do its work: {kept_from_work[0]}")
 
 
-def _need_messages(workers: list[Worker]) -> bool:
+def _needed(workers: list[Worker]) -> list[Heartbeat.Process]:
     """Workers that take their jobs straight from the ledger need no relay."""
-    return not workers or any(worker.pool != pull.POOL for worker in workers)
+    if workers and all(worker.pool == pull.POOL for worker in workers):
+        return [Heartbeat.Process.BEAT]
+    return [Heartbeat.Process.BEAT, Heartbeat.Process.RELAY]

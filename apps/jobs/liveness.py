@@ -7,9 +7,11 @@ Guarantee. Every worker notes both in its row, three times in a lease's length, 
 """
 
 import logging
+from functools import partial
 from typing import Any
 
 from celery import bootsteps
+from celery.signals import worker_ready
 from celery.worker import state
 from django.conf import settings
 from django.db import connection
@@ -31,6 +33,11 @@ class LivenessStep(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         every = settings.JOBS_LEASE.total_seconds() / lease.RENEWALS_PER_LEASE
         parent.timer.call_repeatedly(every, self.tell, (parent,))
+        # At once, too: one that is killed before its first beat has been there, and has listened.
+        worker_ready.connect(partial(self._tell_that_it_is_ready, parent), weak=False)
+
+    def _tell_that_it_is_ready(self, parent: Any, **_: Any) -> None:
+        self.tell(parent)
 
     def tell(self, parent: Any) -> None:
         alive.touch()

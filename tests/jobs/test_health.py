@@ -71,6 +71,11 @@ class TestWorkers:
         worker(consuming=[], started_at=ago(5))
         assert found() == []
 
+    def test_a_worker_that_may_be_dead_is_not_called_deaf(self) -> None:
+        worker(took_up_at=ago(60), heartbeat_at=ago(20))
+        sent_job(age=25)
+        assert found() == []
+
     def test_an_idle_worker_that_takes_no_messages_is_named(self) -> None:
         worker(took_up_at=ago(60))
         sent_job(age=25)
