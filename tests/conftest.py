@@ -37,6 +37,9 @@ ENVIRONMENT = {
     "FLOWER_URL": "",
 }
 
+# What starts processes and waits for them.
+SLOW = ("tests/acceptance/", "tests/bench/", "tests/brokers/")
+
 _servers = ExitStack()
 
 
@@ -64,7 +67,7 @@ def is_only_distributing(config: pytest.Config) -> bool:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slow ones first, or one process would still be at them when the others have nothing left."""
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/acceptance/"))
+    items.sort(key=lambda item: not item.nodeid.startswith(SLOW))
 
 
 def pytest_unconfigure() -> None:
