@@ -11,8 +11,8 @@ from typing import Any
 MOMENT = 0.05
 # More makes no larger batches within `MOMENT`, and everything that is fetched comes twice after a kill.
 MOST = 64
-# Of the last few dozen jobs, so that one long job among short ones counts for a while.
-WEIGHT = 0.05
+# Of the last two dozen jobs, so that one long job among short ones counts for a while.
+WEIGHT = 0.1
 
 
 class Runtimes:

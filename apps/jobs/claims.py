@@ -42,14 +42,13 @@ class Claims:
         self.start = start
         self.ahead = Ahead(consumer)
         self.ends_here = lease.pool_is(consumer.controller, "prefork") or lease.pool_is(consumer.controller, "solo")
-        self.batch = Batch(self._claim)
-        self.batch.timer = consumer.timer
+        # Apart, because what has no row does not wait for the database.
+        self.batch, self.without_row = Batch(self._claim), Batch(self._start)
+        self.batch.timer = self.without_row.timer = consumer.timer
 
     def on_task_request(self, request: "JobRequest") -> None:
-        if request.has_row:
-            self.batch.add(request, within=0.0)
-        else:
-            self.start(request)
+        batch = self.batch if request.has_row else self.without_row
+        batch.add(request, within=0.0)
 
     def _claim(self, requests: list["JobRequest"]) -> None:
         first = {request.job_id: request for request in reversed(requests)}
@@ -61,15 +60,14 @@ class Claims:
                 request.grant(tokens[request.job_id], ends_here=self.ends_here)
             else:
                 self._refuse(request)
-        self._start(request for request in requests if request.token is not None)
+        self._start([request for request in requests if request.token is not None])
 
-    def _start(self, requests: Iterable["JobRequest"]) -> None:
+    def _start(self, requests: list["JobRequest"]) -> None:
         """With a solo pool, each runs to its end here."""
-        began, granted = time.monotonic(), list(requests)
-        if granted:
-            self.batch.timer.call_after(WAIT_AT_MOST, self._hand_back, (granted,))
+        began = time.monotonic()
+        self.batch.timer.call_after(WAIT_AT_MOST, self._hand_back, (requests,))
         self.ahead.adjust(self.ends_here)
-        for request in granted:
+        for request in requests:
             if state.should_stop is None and time.monotonic() - began < WAIT_AT_MOST:
                 self.start(request)
 
@@ -88,24 +86,24 @@ class Claims:
 
     def _hand_back(self, requests: list["JobRequest"]) -> None:
         late = [request for request in requests if request.waits_for_pool and request in state.reserved_requests]
-        if late:
-            self.ahead.forget()
-            hand_back(late)
-            for request in late:
-                request.acknowledge()
+        if not late:
+            return
+        self.ahead.forget()
+        hand_back(request for request in late if request.has_row)
+        for request in late:
+            request.acknowledge() if request.has_row else request.give_back()
 
 
 def waiting() -> list["JobRequest"]:
-    """Claimed, and not with the pool yet."""
-    return [request for request in tuple(state.reserved_requests) if request.waits_for_pool]
+    """Claimed, and not with the pool yet. What has no row comes back from the broker by itself."""
+    return [request for request in tuple(state.reserved_requests) if request.has_row and request.waits_for_pool]
 
 
 def hand_back(requests: Iterable["JobRequest"]) -> None:
     """running → queued, without having been started. If the database is away, the leases run out."""
     ids: list[UUID] = []
     for request in requests:
-        request.is_handed_back = True
-        state.task_ready(request)
+        request.forgo()
         ids.append(request.job_id)
     if not ids:
         return

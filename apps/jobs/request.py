@@ -58,7 +58,19 @@ class JobRequest(Request):
 
     @property
     def waits_for_pool(self) -> bool:
-        return self.token is not None and self._apply_result is None and not self.is_handed_back
+        is_claimed = self.token is not None or not self.has_row
+        return is_claimed and self._apply_result is None and not self.is_handed_back
+
+    def forgo(self) -> None:
+        """It will not be started here."""
+        self.is_handed_back = True
+        state.task_ready(self)
+
+    def give_back(self) -> None:
+        """A broker-only job: the same message, for any worker."""
+        self.forgo()
+        self.acknowledged = True
+        self.message.reject_log_error(logger, self._connection_errors, requeue=True)
 
     def grant(self, token: int, *, ends_here: bool) -> None:
         """The job is ours. `ends_here`: its plain success may be written by this process, together with others."""

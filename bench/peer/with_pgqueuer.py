@@ -1,7 +1,5 @@
 import asyncio
 import os
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 
 import psycopg
 from pgqueuer import PgQueuer
@@ -16,8 +14,11 @@ async def connect() -> psycopg.AsyncConnection:
     return await psycopg.AsyncConnection.connect(os.environ["BENCH_PEER_DATABASE"], autocommit=True)
 
 
-@asynccontextmanager
-async def worker() -> AsyncGenerator[PgQueuer]:
+def work() -> None:
+    asyncio.run(_work())
+
+
+async def _work() -> None:
     async with await connect() as connection:
         queuer = PgQueuer(PsycopgDriver(connection))
 
@@ -29,7 +30,7 @@ async def worker() -> AsyncGenerator[PgQueuer]:
         async def stamp(job: Job) -> None:  # noqa: ARG001 - pgqueuer passes it by position
             stamp_now()
 
-        yield queuer
+        await queuer.run(batch_size=100)
 
 
 def enqueue(jobs: int) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import ANY, Mock
+from uuid import uuid4
 
 import pytest
 from celery import chain, current_app
@@ -14,11 +15,12 @@ from celery.worker import state
 from django.db import OperationalError
 from django.utils import timezone
 from kombu.common import QoS
+from kombu.utils.json import dumps
 
 from apps.jobs import ahead, claims, endings, lease, ledger
 from apps.jobs.claims import Claims
 from apps.jobs.models import Job, QueuePause
-from tasks.lab import lab_nothing
+from tasks.lab import lab_nothing, lab_nothing_broker_only
 from tests.jobs.bench import Bench, Message
 
 
@@ -173,6 +175,32 @@ def test_a_job_that_no_process_was_free_for_is_handed_back_uncounted(main: Main,
     assert states[started.id] == (Job.State.RUNNING, 1)
     assert late.acknowledged
     assert late.revoked()  # so the pool does not start it when it has a process
+
+
+def test_a_broker_only_job_that_no_process_was_free_for_goes_back_to_its_queue(main: Main, bench: Bench) -> None:
+    [request] = main.fetch([broker_only_message()])
+    main.timer.pass_time()
+    assert main.started == [request]
+    main.timer.pass_time(claims.WAIT_AT_MOST)
+    request.message.reject_log_error.assert_called_once_with(ANY, ANY, requeue=True)
+    assert request.revoked()
+
+
+def test_a_broker_only_job_does_not_wait_for_the_database(
+    main: Main, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "claim", away)
+    monkeypatch.setattr("apps.jobs.batch.connection", Mock())
+    lab_nothing.delay()
+    _, request = main.fetch([*bench.send(), broker_only_message()])
+    main.timer.pass_time()
+    assert main.started == [request]
+
+
+def broker_only_message() -> Message:
+    job_id = str(uuid4())
+    headers = {"task": lab_nothing_broker_only.name, "id": job_id, "root_id": job_id, "retries": 0}
+    return Message(headers, dumps([[], {}, {}]), "default")
 
 
 def test_what_was_not_started_when_the_broker_was_lost_is_handed_back(main: Main, bench: Bench) -> None:
