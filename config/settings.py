@@ -189,7 +189,8 @@ BROKER = broker_of(
 # Limits and the locks of broker-only tasks are in Redis where there is one, and in PostgreSQL where there is none.
 if BROKER.url.startswith(("redis://", "rediss://")):
     REDIS_URL = REDIS_URL or BROKER.url
-CELERY_BROKER_URL = BROKER.url
+# Under these names too, because Celery takes CELERY_BROKER_URL from the environment, where pgmq:// alone names nothing.
+CELERY_BROKER_URL = CELERY_BROKER_READ_URL = CELERY_BROKER_WRITE_URL = BROKER.url
 CELERY_BROKER_TRANSPORT_OPTIONS = dict(BROKER.options)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 # A worker waits for its broker for ever: the supervisor should see a waiting worker, not a crash loop.

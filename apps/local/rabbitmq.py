@@ -1,6 +1,7 @@
 """A RabbitMQ server of one's own: Debian's program, on free ports, gone when its parent is gone."""
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ class RabbitMQServer:
         write_private(self.home / "plugins", "[].\n")
         # Erlang's register of names; a node would start one of its own that outlives it.
         self.names = spawn(["epmd", "-port", str(self.names_port), "-address", "127.0.0.1"], **self._spawned())
-        self.process = spawn([PROGRAM], pid_file=self.pid_file, **self._spawned())
+        # A script, which takes the server along only if it is asked to stop and not if it is killed.
+        self.process = spawn([PROGRAM], pid_file=self.pid_file, when_orphaned=signal.SIGTERM, **self._spawned())
         if not wait_for(lambda: self._answers() or not self.is_running, 90, every=0.2) or not self.is_running:
             raise ServerError(f"RabbitMQ did not start (see {self.log})")
 
