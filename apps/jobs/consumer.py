@@ -49,7 +49,7 @@ class JobConsumer(Consumer):
     def __init__(self, on_task_request: Callable[[Any], Any], **options: Any) -> None:
         super().__init__(on_task_request, **options)
         if self.hub:
-            self.on_task_request = Claims(self, on_task_request).on_task_request
+            self.on_task_request: Callable[[Any], Any] = Claims(self, on_task_request).on_task_request
             endings.batch.timer = self.timer
 
     def on_close(self) -> None:
