@@ -1,7 +1,10 @@
 """The commands of docs/operations.md can be typed as they stand there."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from uuid import uuid4
 
@@ -55,6 +58,14 @@ def test_a_command_of_celery_takes_these_arguments(command: str) -> None:
         assert asked <= known
     else:
         celery.commands[name].make_context(name, arguments, obj=CLIContext(current_app, no_color=True, workdir=None))
+
+
+def test_a_command_to_the_workers_reaches_as_far_as_the_broker() -> None:
+    """In a process in which nobody has set Django up."""
+    command = [sys.executable, "-m", "celery", "-A", "config", "control", "cancel_consumer", "low"]
+    nowhere = {**os.environ, "CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
+    answer = subprocess.run(command, cwd=ROOT, env=nowhere, capture_output=True, text=True, check=False)
+    assert "Could not connect to the message broker" in answer.stdout + answer.stderr
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("docker")])
