@@ -38,7 +38,7 @@ def test_a_quick_run_measures_everything_on_servers_of_its_own(quick_run: tuple[
 
 def test_the_file_holds_every_round_and_the_machine(quick_run: tuple[str, dict[str, object]]) -> None:
     _, written = quick_run
-    assert set(written) == {"machine", "measures"}
+    assert set(written) == {"machine", "measures", "pages"}
 
 
 def test_sides_take_turns_after_a_small_round_that_is_not_counted() -> None:
