@@ -298,9 +298,18 @@ def _with_values(statement: str, row: str, rows: Collection[Sequence[Any]]) -> t
 
 
 def refuse(job_id: UUID) -> str:
-    """Settle a job whose message could not be claimed, and say why: "expired", "paused" or "duplicate"."""
-    job = Job.objects.filter(pk=job_id).first()
-    if job is None or job.state not in (Job.State.SENT, Job.State.QUEUED):
+    """Settle a job whose message could not be claimed, and say why: "expired", "paused" or "duplicate".
+
+    A message may be here before the relay has committed that it was sent: wait for that, or it would be dropped as one
+    of a job that was never sent.
+    """
+    with transaction.atomic():
+        job = Job.objects.select_for_update().filter(pk=job_id).first()
+        return "duplicate" if job is None else _settle_refused(job)
+
+
+def _settle_refused(job: Job) -> str:
+    if job.state not in (Job.State.SENT, Job.State.QUEUED):
         return "duplicate"
     if job.expires_at and job.expires_at <= timezone.now():
         bury(job.id, None, Failure.expired(job.expires_at))

@@ -1,15 +1,17 @@
 """Pause, resume, and how long a queue is."""
 
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.utils import timezone
 
 from apps.jobs import ledger, queues
 from apps.jobs.models import Job, QueuePause
 from tasks.lab import lab_add, lab_nothing
 from tests.jobs.bench import Bench
+from tests.jobs.sessions import Session
 
 
 def test_a_paused_queues_jobs_stay_queued(bench: Bench) -> None:
@@ -36,6 +38,27 @@ def test_a_message_on_its_way_is_put_back_by_the_worker(bench: Bench) -> None:
     queues.resume("default")
     assert bench.run_due() == 1
     assert bench.job(result).state == Job.State.SUCCEEDED
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_message_that_is_here_before_its_relay_has_committed_is_put_back_too() -> None:
+    """It was dropped, as one of a job that was never sent; and then the job was sent, without a message."""
+    job_id = UUID(lab_nothing.delay().id)
+    relay, worker = Session(), Session()
+    try:
+        relay.begin()
+        with relay.current():
+            assert ledger.take_due(["default"], 10)
+        queues.pause("default")
+        with worker.current(), pytest.raises(OperationalError, match="lock timeout"):
+            ledger.refuse(job_id)
+        relay.commit()
+        with worker.current():
+            assert ledger.refuse(job_id) == "paused"
+    finally:
+        relay.close()
+        worker.close()
+    assert Job.objects.get(pk=job_id).state == Job.State.QUEUED
 
 
 def test_a_pause_ends_by_itself(bench: Bench) -> None:
