@@ -320,11 +320,12 @@ def _settle_refused(job: Job) -> str:
 
 
 def put_back(job_id: UUID) -> bool:
-    """sent → queued, for a job whose queue was paused while its message was on the way."""
+    """sent → queued, for a job whose queue was paused while its message was on the way.
+
+    Also if it was resumed a moment ago: the message is spent, and not every broker can tell that it is gone.
+    """
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"UPDATE jobs_job SET state = 'queued' WHERE id = %s AND state = 'sent' AND queue IN ({PAUSED})", [job_id]
-        )
+        cursor.execute("UPDATE jobs_job SET state = 'queued' WHERE id = %s AND state = 'sent'", [job_id])
         return bool(cursor.rowcount)
 
 

@@ -61,6 +61,16 @@ def test_a_message_that_is_here_before_its_relay_has_committed_is_put_back_too()
     assert Job.objects.get(pk=job_id).state == Job.State.QUEUED
 
 
+def test_a_message_that_was_refused_in_a_pauses_last_moment_is_put_back_as_well(bench: Bench) -> None:
+    job = bench.job(lab_nothing.delay())
+    bench.send()
+    queues.pause("default")
+    assert ledger.claim({job.pk: 0}, None) == {}
+    queues.resume("default")
+    assert ledger.refuse(job.pk) == "paused"
+    assert bench.run_due() == 1
+
+
 def test_a_pause_ends_by_itself(bench: Bench) -> None:
     queues.pause("default", until=timezone.now() + timedelta(hours=1))
     lab_nothing.delay()
