@@ -116,6 +116,9 @@ def rate_in_ledger() -> float:
 
 
 def rate_between(first: Sample, last: Sample) -> float:
+    """Jobs a second. Of a few jobs that all end between two looks, the least that it can have been."""
+    if first == last:
+        return last[1] / LOOK_EVERY
     return (last[1] - first[1]) / (last[0] - first[0])
 
 
