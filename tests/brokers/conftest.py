@@ -18,7 +18,7 @@ SMOKE = ("drain", "undecodable")
 def wanted() -> list[str]:
     """`BROKERS=redis,rabbitmq pytest tests/brokers`, or all of them."""
     names = os.environ.get("BROKERS", "")
-    return list(EVERY) if names == "all" else [name for name in names.split(",") if name]
+    return [*EVERY, "sabotage"] if names == "all" else [name for name in names.split(",") if name]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -33,6 +33,7 @@ class BrokerSite(Site):
         self.postgres = PostgresServer(folder / "postgres", password="postgres", settings=KEPT_IN_MEMORY)
         self.kind = KINDS[name](folder, self.postgres)
         self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.broken: dict[str, str] = {}
 
     def open(self) -> None:
         self.postgres.start()
@@ -69,7 +70,29 @@ class BrokerSite(Site):
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"DATABASE_URL": self.postgres.url(), **SHORT_WAITS, **VISIBILITY, **self.kind.environment}
+        return {
+            "DATABASE_URL": self.postgres.url(),
+            **SHORT_WAITS,
+            **VISIBILITY,
+            **self.kind.environment,
+            **self.broken,
+        }
+
+    def sabotage(self, capability: str) -> None:
+        """Break it, in a relay and a worker that start anew."""
+        self.broken = {"DJANGO_SETTINGS_MODULE": "tests.brokers.sabotaged", "SABOTAGE": capability}
+        self.kill9("relay")
+        self.kill9("worker")
+        self.make_whole()
+
+    def repair(self) -> None:
+        """What the broken relay and worker have left lying about is thrown away."""
+        self.broken = {}
+        for name in list(self.running):
+            self.kill9(name)
+        Job.objects.filter(state__in=Job.LIVE).delete()
+        if not self.kind.is_running:
+            self.kind.start()
 
     @property
     def full_environment(self) -> dict[str, str]:

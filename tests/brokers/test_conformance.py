@@ -83,6 +83,7 @@ def test_a_worker_takes_only_from_its_own_queues(site: BrokerSite) -> None:
     assert job_of(here).worker_id == site.worker_row("low").pk
     site.start_worker()
     eventually(lambda: has_ended(elsewhere))
+    assert job_of(elsewhere).worker_id == site.worker_row().pk
 
 
 @pytest.mark.capability("priority")
@@ -190,7 +191,10 @@ def test_what_the_broker_has_forgotten_is_sent_again(site: BrokerSite) -> None:
     site.kill9("worker")
     ids = lab_add.delay_many([{"x": x, "y": 1} for x in range(20)])
     eventually(lambda: Job.objects.filter(pk__in=ids, state=State.SENT).count() == 20)
+    first_time = Job.objects.filter(pk__in=ids).latest("sent_at").sent_at
     site.kind.forget()
+    # Before anybody consumes, for RabbitMQ is sure of it only then.
+    eventually(lambda: Job.objects.filter(pk__in=ids, sent_at__gt=first_time).count() == 20)
     site.start_worker()
     eventually(
         lambda: Job.objects.filter(pk__in=ids, state=State.SUCCEEDED).count() == 20,

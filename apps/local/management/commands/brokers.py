@@ -17,6 +17,8 @@ DOCUMENT = ROOT / "docs" / "brokers.md"
 BEGIN, END = "<!-- what holds: written by manage.py brokers --write -->\n", "<!-- end -->\n"
 # Workers that start keep a core busy for seconds; a third broker at once would only make the other two wait.
 AT_ONCE = 2
+# Not a broker: each capability is broken on purpose, and its test has to fail.
+SABOTAGE = "sabotage"
 
 
 class Command(BaseCommand):
@@ -30,7 +32,7 @@ class Command(BaseCommand):
     def handle(self, *, brokers: list[str], write: bool, **_: Any) -> None:
         folder = private_folder(VAR / "brokers")
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            runs = list(pool.map(lambda name: self.run_one(name, folder), brokers or broker_table.EVERY))
+            runs = list(pool.map(lambda name: self.run_one(name, folder), brokers or [*broker_table.EVERY, SABOTAGE]))
         outcomes = {pair: outcome for run in runs for pair, outcome in run.items()}
         table = broker_table.markdown(outcomes)
         self.stdout.write(f"\n{table}")
@@ -54,7 +56,8 @@ class Command(BaseCommand):
         )
         self.stdout.write(result.stdout if result.returncode else f"{name}: {result.stdout.splitlines()[-1]}")
         self.stdout.flush()
-        return outcomes_in(report, name) if report.is_file() else {("drain", name): "failed"}
+        outcomes = outcomes_in(report, name) if report.is_file() else {}
+        return {**outcomes, ("run", name): "failed"} if result.returncode else outcomes
 
 
 def outcomes_in(report: Path, broker: str) -> dict[tuple[str, str], str]:
