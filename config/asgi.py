@@ -1,8 +1,16 @@
 import os
 
+from django.conf import settings
 from django.core.asgi import get_asgi_application
+from django.db import connections
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-# Each request has a thread of its own here, so a connection that stayed with its thread would serve one request.
-os.environ.setdefault("DATABASE_POOL", "10")
 application = get_asgi_application()
+
+# Each request has a thread of its own here, so a connection that stayed with its thread would serve one request. Not in
+# the settings: they are those of workers too, and a pool does not survive their fork.
+if settings.DATABASE_POOL:
+    _database = connections.settings["default"]
+    _database["CONN_MAX_AGE"] = 0
+    # One that has to wait for longer than a new connection may take finds a database that is too busy to help.
+    _database["OPTIONS"]["pool"] = {"min_size": 1, "max_size": settings.DATABASE_POOL, "timeout": 5}

@@ -113,12 +113,8 @@ DATABASES: dict[str, dict[str, Any]] = {
         },
     }
 }
-# Of a web process: workers, relays and beats are few threads that keep theirs.
-DATABASE_POOL = env.int("DATABASE_POOL", 0)
-if DATABASE_POOL:
-    DATABASES["default"]["CONN_MAX_AGE"] = 0
-    # One that has to wait for longer than a new connection may take finds a database that is too busy to help.
-    DATABASES["default"]["OPTIONS"]["pool"] = {"min_size": 1, "max_size": DATABASE_POOL, "timeout": 5}
+# Of a process that serves pages (config/asgi.py). Workers, relays and beats are few threads that keep theirs.
+DATABASE_POOL = env.int("DATABASE_POOL", 10)
 if DATABASES["default"]["ENGINE"] != "django.db.backends.postgresql":
     raise ImproperlyConfigured(
         "DATABASE_URL must name a PostgreSQL server (postgres://user:password@host:5432/name): "

@@ -25,6 +25,8 @@ ENVIRONMENT = {
     "SANDBOX": "1",
     "SECRET_KEY": "a-key-for-tests-only",
     "EMAIL_URL": "memorymail://",
+    # The pages are served by a thread of the tests, whose connections are not all of the server.
+    "DATABASE_POOL": "0",
     "STRIPE_API_KEY": "sk_test_nightshift",
     "STRIPE_API_BASE": NOBODY,
     "STRIPE_WEBHOOK_SECRET": "whsec_for_tests_only",

@@ -17,7 +17,7 @@ from django.test import Client
 from apps.local import procfile
 from apps.local.children import spawn
 from apps.local.places import ROOT
-from apps.local.ports import free_port
+from apps.local.ports import any_port
 from apps.local.waiting import wait_for
 
 SIGN_IN = "operator:a-password-for-tests"
@@ -26,7 +26,7 @@ SIGN_IN = "operator:a-password-for-tests"
 
 @pytest.fixture(scope="module")
 def flower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder, port = tmp_path_factory.mktemp("flower"), free_port(5556)
+    folder, port = tmp_path_factory.mktemp("flower"), any_port()
     filled_in = {"$FLOWER_PORT": str(port), "$FLOWER_DB": str(folder / "state")}
     command = re.sub(r"\$FLOWER_\w+", lambda name: filled_in[name[0]], COMMAND)
     environment = {**os.environ, "FLOWER_BASIC_AUTH": SIGN_IN}

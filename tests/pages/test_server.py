@@ -15,7 +15,7 @@ from django.db import connection
 from django.test import Client
 
 from apps.local.places import ROOT
-from apps.local.ports import free_port
+from apps.local.ports import any_port
 from apps.local.procfile import read
 from apps.local.waiting import wait_for
 
@@ -32,10 +32,10 @@ class Server:
 @pytest.fixture
 def server(tmp_path: Path, servers: dict[str, str], transactional_db: None) -> Iterator[Server]:
     """It reads what this test writes."""
-    port = str(free_port(8900))
+    port = str(any_port())
     line = next(line for line in read(ROOT / "Procfile") if line.name == "web")
     database = servers["DATABASE_URL"].rpartition("/")[0] + f"/{connection.settings_dict['NAME']}"
-    environment = {**os.environ, **servers, "DATABASE_URL": database, "PORT": port}
+    environment = {**os.environ, **servers, "DATABASE_URL": database, "DATABASE_POOL": "10", "PORT": port}
     log = tmp_path / "web.log"
     with log.open("wb") as output:
         command = [sys.executable, "-m", *line.arguments(environment)]
