@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from openpyxl import Workbook
-
 from apps.catalog.money import ZERO_DECIMAL_CURRENCIES
 from apps.orders.queries import Sales
 
@@ -41,6 +39,9 @@ class Sheets:
     def __init__(self) -> None:
         self._text = io.StringIO(newline="")
         self._csv = csv.writer(self._text)
+        # Imported here, or every process would pay a third of a second for it at its start.
+        from openpyxl import Workbook
+
         # Write-only: rows go to a temporary file, not to memory.
         self._book = Workbook(write_only=True)
         self._sheet = self._book.create_sheet("Sales")

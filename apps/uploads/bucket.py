@@ -11,9 +11,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import IO, Any
 
-import boto3
 from botocore import exceptions as boto
-from botocore.config import Config
 from django.conf import settings
 
 # What S3 says when it is busy rather than when we are wrong, beside any 5xx.
@@ -92,8 +90,12 @@ def _client() -> Any:
 def _client_for(endpoint: str | None, region: str, key_id: str, secret: str) -> Any:
     """Make a client (0.1 s of parsing service models), once a process and address. boto3's clients are thread-safe.
 
-    Empty credentials leave boto3 to its own chain: profile, container or instance role.
+    Empty credentials leave boto3 to its own chain: profile, container or instance role. It is imported here because that
+    takes half a second, which every process would pay at its start.
     """
+    import boto3
+    from botocore.config import Config
+
     return boto3.client(
         "s3",
         endpoint_url=endpoint,

@@ -25,7 +25,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test marked `capability("…")` runs on each broker that has it."""
     marker = metafunc.definition.get_closest_marker("capability")
     if marker is not None:
-        metafunc.parametrize("installation", brokers_for(marker.args[0]), indirect=True, scope="session")
+        metafunc.parametrize("installation", brokers_for(marker.args[0]), indirect=True, scope="package")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -46,7 +46,7 @@ def brokers_for(name: str) -> list[str]:
     return [broker for broker in CAPABILITIES[name].brokers() if broker in wanted()]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def installation(request: pytest.FixtureRequest, django_db_blocker: Any) -> "Iterator[BrokerSite]":
     from apps.local import rabbitmq
     from apps.local.throwaway import FOLDER

@@ -1,7 +1,7 @@
 """The dashboard's numbers, against rows that are known."""
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -39,9 +39,9 @@ def viewer(client: Client) -> Client:
     return client
 
 
-def counted(task: str = "tasks.lab_sleep", minutes_ago: int = 0, **fields: Any) -> None:
+def counted(task: str = "tasks.lab_sleep", minutes_ago: int = 0, minute: datetime = THIS_MINUTE, **fields: Any) -> None:
     TaskMinute.objects.create(
-        minute=THIS_MINUTE - timedelta(minutes=minutes_ago),
+        minute=minute - timedelta(minutes=minutes_ago),
         task=task,
         **{"queue": "default", "wait_buckets": NOTHING, "run_buckets": NOTHING, **fields},
     )
@@ -103,7 +103,7 @@ def test_a_day_is_told_in_steps_of_ten_minutes() -> None:
 
 
 def test_a_queue_shows_its_rates_its_workers_and_its_pause() -> None:
-    counted(queue="high", succeeded=9, failed=1, retried=0)
+    counted(queue="high", minute=timezone.now(), succeeded=9, failed=1, retried=0)
     Worker.objects.create(name="w", pid=1, queues=["high", "low"], pool="prefork", size=4, busy=1)
     Job.objects.create(task="tasks.lab_sleep", queue="high", run_at=timezone.now() - timedelta(seconds=60))
     queues.pause("high")

@@ -189,7 +189,7 @@ def start_work(transactional_db: None, servers: dict[str, str], tmp_path: Path) 
         log = tmp_path / f"work-{len(processes)}.log"
         environment = {**os.environ, **own, "REDIS_URL": NOBODY, **SHORT_WAITS}
         processes.append(spawn([sys.executable, "-c", WORK], log=log, cwd=settings.BASE_DIR, env=environment))
-        eventually(lambda: "Working on" in log.read_text())
+        assert wait_for(lambda: "Working on" in log.read_text(), PATIENCE, every=0.05), log.read_text()
         return processes[-1]
 
     yield start

@@ -76,12 +76,22 @@ def web() -> Iterator[Site]:
 
 
 @pytest.fixture
-def site(transactional_db: None, web: Site) -> Site:
-    """Looks into this test's database, so what the test writes has to be committed."""
+def site(transactional_db: None, web: Site) -> Iterator[Site]:
+    """Looks into this test's database, so what the test writes has to be committed.
+
+    A page that was closed is still being made: at the end its sessions are ended, or the tables could not be emptied.
+    """
+    from django.db import connection
+
     from apps.jobs.dashboard import snapshot
 
     snapshot.forget()
-    return web
+    yield web
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
 
 
 @pytest.fixture
