@@ -90,7 +90,7 @@ def _client() -> Any:
 def _client_for(endpoint: str | None, region: str, key_id: str, secret: str) -> Any:
     """Make a client (0.1 s of parsing service models), once a process and address. boto3's clients are thread-safe.
 
-    Empty credentials leave boto3 to its own chain: profile, container or instance role. It is imported here because that
+    Empty credentials leave boto3 to its own chain: profile, container or instance role. Imported here because that
     takes half a second, which every process would pay at its start.
     """
     import boto3
