@@ -5,7 +5,7 @@ import os
 import sys
 
 # These run on a laptop with no settings at all.
-LOCAL_COMMANDS = {"bench", "catalogue", "chaos", "check", "demo", "help", "simulate", "test", "tour"}
+LOCAL_COMMANDS = {"bench", "brokers", "catalogue", "chaos", "check", "demo", "help", "simulate", "test", "tour"}
 
 
 def main() -> None:

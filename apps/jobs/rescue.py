@@ -52,7 +52,7 @@ def release(worker_id: UUID, job_ids: Iterable[UUID] | None = None) -> int:
 def hand_back_unknown(job_id: UUID) -> None:
     """sent → queued, a while later, for a worker with newer code. → dead, if none came in `JOBS_UNKNOWN_TASK_GRACE`."""
     with transaction.atomic():
-        job = Job.objects.select_for_update().filter(pk=job_id, state=Job.State.SENT).first()
+        job = _lock_sent(job_id)
         if job is None:
             return
         failure = Failure.unknown_task(job.task)
@@ -99,9 +99,15 @@ def _send_again(job: Job) -> None:
 def failed_before_claim(job_id: UUID, failure: Failure) -> None:
     """sent → queued, for a job whose message a worker has used up without a claim. Counted like a crash, so it ends."""
     with transaction.atomic():
-        job = Job.objects.select_for_update().filter(pk=job_id, state=Job.State.SENT).first()
+        job = _lock_sent(job_id)
         if job is not None:
             _count_crash(job, failure)
+
+
+def _lock_sent(job_id: UUID) -> Job | None:
+    """A message may be here before the relay has committed that it is sent: wait for that, and then look."""
+    job = Job.objects.select_for_update().filter(pk=job_id).first()
+    return job if job is not None and job.state == Job.State.SENT else None
 
 
 def hand_on_expired(limit: int = 100) -> int:

@@ -205,7 +205,10 @@ def test_what_the_broker_has_forgotten_is_sent_again(site: BrokerSite) -> None:
 @pytest.mark.capability("unknown")
 def test_a_job_that_no_worker_knows_ends_as_a_letter(site: BrokerSite) -> None:
     [recorded] = ledger.record([NewJob(task="tasks.of_the_next_release", args=[], kwargs={}, queue="default")])
-    eventually(lambda: DeadLetter.objects.filter(job_id=recorded.id, kind="unknown_task").exists())
+    eventually(
+        lambda: DeadLetter.objects.filter(job_id=recorded.id, kind="unknown_task").exists(),
+        describe=lambda: f"{job_of(recorded.id).state} {site.last_words('worker')} {site.last_words('relay')}",
+    )
 
 
 @pytest.mark.capability("undecodable")
@@ -233,7 +236,8 @@ def test_depth_and_age_are_those_of_the_jobs_that_wait(site: BrokerSite) -> None
     since = (timezone.now() - job_of(ids[0]).run_at).total_seconds()
     assert (status.waiting, status.running) == (7, 0)
     assert status.oldest == pytest.approx(since, abs=1)
-    eventually(lambda: site.kind.size() == 7, describe=site.kind.size)
+    # Or more: what the killed worker had done and not yet acknowledged is back, to be dropped by the claim.
+    eventually(lambda: site.kind.size() >= 7, describe=site.kind.size)
     site.start_worker()
     eventually(site.is_idle, describe=site.kind.size)
 

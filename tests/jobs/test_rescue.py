@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from celery import shared_task
+from django.db import OperationalError
 from django.utils import timezone
 
 from apps.jobs import ledger, rescue
@@ -15,6 +16,7 @@ from apps.jobs.failures import Failure, Kind
 from apps.jobs.models import DeadLetter, Job, Worker
 from tasks.lab import lab_nothing
 from tests.jobs.bench import LONG_AGO, Bench, claim, record, row
+from tests.jobs.sessions import Session
 
 BROKEN = Failure(Kind.PERMANENT, "Broken", "It broke.")
 
@@ -184,6 +186,26 @@ def test_an_unknown_task_waits_for_a_bounded_time(db: None, settings: Any) -> No
     ledger.take_due(["default"], 10)
     rescue.hand_back_unknown(job_id)
     assert DeadLetter.objects.get().kind == Kind.UNKNOWN_TASK
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_unknown_task_whose_message_is_here_before_its_relay_has_committed_waits_too() -> None:
+    """It was taken for one that was never sent, and dropped; and then it was sent, without a message."""
+    job_id = record(task="tasks.of_the_next_release")
+    relay, worker = Session(), Session()
+    try:
+        relay.begin()
+        with relay.current():
+            assert ledger.take_due(["default"], 10)
+        with worker.current(), pytest.raises(OperationalError, match="lock timeout"):
+            rescue.hand_back_unknown(job_id)
+        relay.commit()
+        with worker.current():
+            rescue.hand_back_unknown(job_id)
+    finally:
+        relay.close()
+        worker.close()
+    assert row(job_id).errors[0]["kind"] == "unknown_task"
 
 
 # --- What `link_error` asked for --------------------------------------------------------------------------------------
