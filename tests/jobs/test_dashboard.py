@@ -14,7 +14,8 @@ from django.utils import timezone
 from apps.jobs import queues
 from apps.jobs.counts import BOUNDS
 from apps.jobs.dashboard import snapshot
-from apps.jobs.dashboard.charts import SPANS, Chart, charts
+from apps.jobs.dashboard.charts import SPANS, Chart, Charts, charts
+from apps.jobs.dashboard.charts import counted as counted_over
 from apps.jobs.dashboard.levels import levels
 from apps.jobs.dashboard.snapshot import Shared
 from apps.jobs.dashboard.tallies import percentile
@@ -48,7 +49,12 @@ def counted(task: str = "tasks.lab_sleep", minutes_ago: int = 0, minute: datetim
 
 
 def chart(slug: str, over: str = "hour") -> Chart:
-    return next(chart for chart in charts(SPANS[over], NOW).charts if chart.slug == slug)
+    return next(chart for chart in charts_over(over).charts if chart.slug == slug)
+
+
+def charts_over(over: str) -> Charts:
+    _, by_step = counted_over(SPANS[over], NOW)
+    return charts(SPANS[over], NOW, by_step)
 
 
 def last_of(slug: str) -> list[float | None]:
@@ -95,7 +101,7 @@ def test_minutes_without_a_worker_are_a_gap() -> None:
 
 def test_a_day_is_told_in_steps_of_ten_minutes() -> None:
     counted(succeeded=1, minutes_ago=23 * 60)
-    found = charts(SPANS["day"], NOW)
+    found = charts_over("day")
     assert len(found.times) == 144
     assert {after - before for before, after in zip(found.times, found.times[1:], strict=False)} == {600}
     failed = next(chart for chart in found.charts if chart.slug == "failed").lines[0]

@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.db import connection
 
-from apps.jobs.dashboard.tallies import Tally, tallies_by
+from apps.jobs.dashboard.tallies import Tally, tallies_by_both
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # The begin of the step that a minute is in, as seconds since the epoch.
@@ -30,6 +30,9 @@ class Span:
         step = int(self.step.total_seconds())
         last = int(now.timestamp()) // step * step
         return list(range(last - int(self.length.total_seconds()) + step, last + 1, step))
+
+    def since(self, now: datetime) -> datetime:
+        return datetime.fromtimestamp(self.steps(now)[0], UTC)
 
 
 # The counts come every two seconds. What ten minutes add to a day's chart is not seen in two.
@@ -65,10 +68,15 @@ class Charts:
     charts: list[Chart]
 
 
-def charts(span: Span, now: datetime) -> Charts:
-    times = span.steps(now)
-    since = datetime.fromtimestamp(times[0], UTC)
-    tallies = tallies_by(STEP, since, span.step, EPOCH)
+def counted(span: Span, now: datetime) -> "tuple[dict[str, Tally], dict[int, Tally]]":
+    """By task, and by step."""
+    by_task, by_step = tallies_by_both("task", STEP, span.since(now), span.step, EPOCH)
+    return by_task, by_step
+
+
+def charts(span: Span, now: datetime, tallies: Mapping[int, Tally]) -> Charts:
+    """`tallies` by step."""
+    times, since = span.steps(now), span.since(now)
     return Charts(
         times,
         [

@@ -17,9 +17,9 @@ from typing import Generic, TypeVar
 from django.template.loader import render_to_string
 from django.utils import timezone
 
-from apps.jobs.dashboard.charts import SPANS, Span, charts
+from apps.jobs.dashboard.charts import SPANS, Span, charts, counted
 from apps.jobs.dashboard.levels import levels
-from apps.jobs.dashboard.tallies import Tally, tallies_by
+from apps.jobs.dashboard.tallies import Tally
 
 LEVELS_FRESH = 1.0
 # A look may take this share of the time.
@@ -70,11 +70,12 @@ def _render_levels() -> str:
 
 def _render_span(span: Span) -> dict[str, str]:
     now = timezone.now()
-    tallies = [TaskTally(task, tally) for task, tally in tallies_by("task", now - span.length).items()]
+    by_task, by_step = counted(span, now)
+    tallies = [TaskTally(task, tally) for task, tally in by_task.items()]
     tasks = {"slowest": _slowest(tallies), "failing": _failing(tallies), "span": span}
     return {
         "tasks": render_to_string("jobs/dashboard/_tasks.html", tasks),
-        "charts": json.dumps(asdict(charts(span, now))),
+        "charts": json.dumps(asdict(charts(span, now, by_step))),
     }
 
 
