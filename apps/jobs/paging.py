@@ -4,10 +4,12 @@
 rows are counted and paged through, whatever the filter; who needs an older one filters more.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.core.paginator import Page, Paginator
 from django.db.models import QuerySet
+from django.db.models.lookups import Exact
 from django.utils.functional import cached_property
 
 from apps.jobs.models import Job
@@ -46,8 +48,24 @@ class JobPaginator(ShallowPaginator):
 
 
 def by_index(jobs: Any) -> "list[QuerySet[Job]]":
-    """The same jobs in parts, each of which an index can find."""
-    return [jobs.filter(state__in=Job.ENDED), *(jobs.filter(state=state) for state in Job.LIVE)]
+    """The same jobs in parts, each of which an index can find.
+
+    Those that ended are left out where one live state is asked for. PostgreSQL sees that no state is two others, but
+    not that it is none of a list: it would read all of them, and find nothing.
+    """
+    live = [jobs.filter(state=state) for state in Job.LIVE]
+    asked = _asked_states(jobs)
+    return live if asked and asked.isdisjoint(Job.ENDED) else [jobs.filter(state__in=Job.ENDED), *live]
+
+
+def _asked_states(jobs: Any) -> set[str]:
+    """By the filter, which has them side by side."""
+    conditions = jobs.query.where.children
+    return {
+        condition.rhs
+        for condition in conditions
+        if isinstance(condition, Exact) and condition.lhs.target.name == "state"
+    }
 
 
 def newest(jobs: Any, count: int) -> "QuerySet[Job]":
@@ -56,7 +74,8 @@ def newest(jobs: Any, count: int) -> "QuerySet[Job]":
     return parts[0].union(*parts[1:], all=True).order_by(*jobs.query.order_by)[:count]
 
 
-def newest_ids(jobs: Any, count: int) -> "QuerySet[Job, Any]":
+def newest_values(jobs: Any, count: int, columns: Sequence[str]) -> "QuerySet[Job, Any]":
     """Of at least the `count` newest jobs: that many of each part."""
-    parts = [part[:count].values("pk") for part in by_index(jobs)]
-    return parts[0].union(*parts[1:], all=True)
+    parts = [part[:count].values(*columns) for part in by_index(jobs)]
+    newest: QuerySet[Job, Any] = parts[0].union(*parts[1:], all=True)
+    return newest

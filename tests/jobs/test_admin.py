@@ -128,6 +128,19 @@ def test_any_text_can_be_searched_for(admin: Client, term: str) -> None:
         assert admin.get(reverse(table), {"q": term}).status_code == 200
 
 
+def test_text_is_looked_for_in_the_newest_rows_alone(admin: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apps.jobs.admin.jobs.SEARCHED", 1)
+    monkeypatch.setattr("apps.jobs.admin.letters.SEARCHED", 1)
+    hour_ago = timezone.now() - timedelta(hours=1)
+    for make, table in ((job, JOBS), (letter, LETTERS)):
+        old, new = make(created_at=hour_ago, kwargs={"name": "Ünver"}), make(kwargs={"name": "100 %"})
+
+        assert listed(admin.get(reverse(table), {"q": "0 %"})) == [str(new.pk)]  # type: ignore[arg-type]
+        assert listed(admin.get(reverse(table), {"q": "ünver"})) == []  # type: ignore[arg-type]
+        before = {"until": f"{timezone.now() - timedelta(minutes=1):%Y-%m-%dT%H:%M}", "q": "ünver"}
+        assert listed(admin.get(reverse(table), before)) == [str(old.pk)]  # type: ignore[arg-type]
+
+
 def test_tables_can_be_filtered(admin: Client) -> None:
     low = job(queue="low", task="tasks.lab_add")
     job()
@@ -330,3 +343,14 @@ def test_live_and_ended_jobs_are_one_list_by_time(admin: Client, live: str) -> N
     new = job(state=live, created_at=now - timedelta(hours=1))
 
     assert listed(admin.get(reverse(JOBS))) == [str(row.pk) for row in (new, ended, old)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("state", [*Job.LIVE, "nonsense"])
+def test_a_list_of_live_jobs_reads_none_of_those_that_ended(admin: Client, state: str) -> None:
+    job(state="succeeded", finished_at=timezone.now())
+    live = [str(job(state=state).pk)] if state in Job.LIVE else []
+
+    with CaptureQueriesContext(connection) as queries:
+        assert listed(admin.get(reverse(JOBS), {"state__exact": state})) == live  # type: ignore[arg-type]
+
+    assert not any("'succeeded'" in query["sql"] for query in queries)

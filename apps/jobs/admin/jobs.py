@@ -26,7 +26,7 @@ from apps.jobs.admin.records import (
     with_text,
 )
 from apps.jobs.models import DeadLetter, Job
-from apps.jobs.paging import JobPaginator, newest_ids
+from apps.jobs.paging import JobPaginator, newest_values
 from apps.jobs.spans import span
 from apps.jobs.timeline import timeline
 
@@ -125,7 +125,8 @@ class JobAdmin(ActingAdmin):
         if search_term.strip() in known_tasks():
             return queryset.filter(task=search_term.strip()), False
         columns = ("task", "args", "kwargs", "errors")
-        return with_text(queryset, newest_ids(queryset, SEARCHED), search_term, columns), False
+        newest = newest_values(queryset, SEARCHED, ("id", *columns))
+        return with_text(queryset, newest, search_term, columns), False
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         job = kwargs["obj"]

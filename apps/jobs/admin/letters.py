@@ -142,8 +142,10 @@ class DeadLetterAdmin(ActingAdmin):
         if DeadLetter.objects.filter(fingerprint=term).exists():  # which is 32 hexadecimal digits, as an id may be
             return queryset.filter(fingerprint=term), False
         found = with_id(queryset, term, ("id", "job_id", "replay_id"))
+        if found is not None:
+            return found, False
         columns = ("task", "message", "exception", "args", "kwargs")
-        return (with_text(queryset, queryset[:SEARCHED].values("pk"), term, columns) if found is None else found), False
+        return with_text(queryset, queryset[:SEARCHED].values("id", *columns), term, columns), False
 
     # --- Causes -------------------------------------------------------------------------------------------------------
 
