@@ -9,6 +9,7 @@ from typing import Any
 
 from django.core.paginator import Page, Paginator
 from django.db.models import QuerySet
+from django.db.models.expressions import Col
 from django.db.models.lookups import Exact
 from django.utils.functional import cached_property
 
@@ -60,11 +61,9 @@ def by_index(jobs: Any) -> "list[QuerySet[Job]]":
 
 def _asked_states(jobs: Any) -> set[str]:
     """By the filter, which has them side by side."""
-    conditions = jobs.query.where.children
+    exact = [condition for condition in jobs.query.where.children if isinstance(condition, Exact)]
     return {
-        condition.rhs
-        for condition in conditions
-        if isinstance(condition, Exact) and condition.lhs.target.name == "state"
+        condition.rhs for condition in exact if isinstance(condition.lhs, Col) and condition.lhs.target.name == "state"
     }
 
 
