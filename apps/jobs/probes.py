@@ -15,6 +15,7 @@ from apps.jobs.health import Reason
 from apps.jobs.insiders import is_insider
 
 KEPT_SECONDS = 1.0
+READY, WORKERS = "nightshift.ready", "nightshift.workers"
 
 
 @require_safe
@@ -28,14 +29,14 @@ def live(_: HttpRequest) -> HttpResponse:
 @never_cache
 def ready(request: HttpRequest) -> HttpResponse:
     """This process can serve: database, migrations, broker."""
-    return _answer(request, _kept("nightshift.ready", readiness.troubles))
+    return _answer(request, _kept(READY, readiness.troubles))
 
 
 @require_safe
 @never_cache
 def workers(request: HttpRequest) -> HttpResponse:
     """Jobs are worked off: workers, queues, relay, beat."""
-    return _answer(request, _kept("nightshift.workers", _worker_troubles))
+    return _answer(request, _kept(WORKERS, _worker_troubles))
 
 
 def _worker_troubles() -> list[Reason]:
@@ -51,6 +52,11 @@ def _kept(name: str, find: Callable[[], list[Reason]]) -> list[Reason]:
         found = find()
         cache.set(name, found, KEPT_SECONDS)
     return list(found)
+
+
+def forget() -> None:
+    """Ask anew the next time."""
+    cache.delete_many([READY, WORKERS])
 
 
 def _answer(request: HttpRequest, reasons: list[Reason]) -> HttpResponse:

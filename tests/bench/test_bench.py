@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from django.conf import settings
 
+from bench.console import Page
 from bench.report import target
 from bench.rounds import Measure, alternate
 
@@ -17,8 +18,12 @@ from bench.rounds import Measure, alternate
 def quick_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, object]]:
     """What it printed, and what it wrote."""
     file = tmp_path_factory.mktemp("bench") / "figures.json"
+    return run("--quick", "--peers", "without", "--json", str(file)), json.loads(file.read_text())
+
+
+def run(*options: str) -> str:
     done = subprocess.run(
-        [sys.executable, "manage.py", "bench", "--quick", "--peers", "without", "--json", str(file)],
+        [sys.executable, "manage.py", "bench", *options],
         cwd=settings.BASE_DIR,
         env=os.environ,
         capture_output=True,
@@ -26,7 +31,7 @@ def quick_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, 
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout, json.loads(file.read_text())
+    return done.stdout
 
 
 def test_a_quick_run_measures_everything_on_servers_of_its_own(quick_run: tuple[str, dict[str, object]]) -> None:
@@ -39,6 +44,25 @@ def test_a_quick_run_measures_everything_on_servers_of_its_own(quick_run: tuple[
 def test_the_file_holds_every_round_and_the_machine(quick_run: tuple[str, dict[str, object]]) -> None:
     _, written = quick_run
     assert set(written) == {"machine", "measures", "pages"}
+
+
+def test_only_the_pages_are_measured_for_who_asks_for_them() -> None:
+    printed = run("--quick", "--only", "pages")
+    for page in (
+        "dashboard, the last day",
+        "jobs, by an error",
+        "dead letters, by cause",
+        "health, workers",
+        "metrics",
+    ):
+        assert page in printed
+    assert "drain" not in printed
+
+
+def test_a_page_is_met_below_its_limit() -> None:
+    assert Page("jobs", [150.0, 199.0, 900.0]).is_met
+    assert not Page("jobs", [200.0]).is_met
+    assert not Page("health, ready", [20.0]).is_met
 
 
 def test_sides_take_turns_after_a_small_round_that_is_not_counted() -> None:

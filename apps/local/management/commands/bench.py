@@ -35,13 +35,17 @@ class Command(BaseCommand):
             default="with",
             help="other systems too, installed into var/ the first time (default: with)",
         )
+        parser.add_argument(
+            "--only", choices=("pages",), help="only the console's pages: in a minute, without a worker"
+        )
         parser.add_argument("--write", action="store_true", help="put the figures into docs/performance.md")
 
-    def handle(self, *, json: Path | None, quick: bool, peers: str, write: bool, **_: Any) -> None:
+    def handle(self, *, json: Path | None, quick: bool, peers: str, only: str | None, write: bool, **_: Any) -> None:
         logs = VAR / "bench" / ("quick" if quick else "full")
         shutil.rmtree(logs, ignore_errors=True)
         logs.mkdir(parents=True)
         options = ["--logs", str(logs), "--peers", peers, *(["--json", str(json)] if json else [])]
+        options += ["--only", only] if only else []
         options += [*(["--quick"] if quick else []), *(["--write"] if write else [])]
         try:
             # Two at once would measure each other.
