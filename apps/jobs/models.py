@@ -200,6 +200,11 @@ class DeadLetter(models.Model):
             models.Index(fields=["fingerprint", "created_at"], name="letter_open", condition=Q(state="open")),
             models.Index(fields=["resolved_at"], name="letter_resolved", condition=~Q(state="open")),
             models.Index(fields=["replay_id"], name="letter_replay", condition=Q(replay_id__isnull=False)),
+            # For the console's filters. A letter is written once for many jobs that need none.
+            *(
+                models.Index(fields=[column, "created_at"], name=f"letter_{column}")
+                for column in ("task", "queue", "kind")
+            ),
         ]
         permissions = [
             ("replay_deadletter", "Can replay a dead letter"),
