@@ -20,6 +20,7 @@ from botocore.exceptions import ClientError
 from kombu.asynchronous.aws.sqs.connection import AsyncSQSConnection
 from kombu.transport import SQS
 
+from apps.jobs.brokers.sqs_outbox import Outbox
 from apps.jobs.envelope import readable
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class PatientConnection(AsyncSQSConnection):
 
 class Channel(SQS.Channel):
     _asynsqs: Any = None
+    outbox: Outbox | None = None
 
     @property
     def endpoint_url(self) -> Any:
@@ -73,12 +75,22 @@ class Channel(SQS.Channel):
         except ClientError as exc:
             if exc.response["Error"]["Code"] not in GONE:
                 raise
-            self._queue_cache.clear()  # somebody has deleted the queue: make it anew
+            self.forget_queues()  # somebody has deleted the queue: make it anew
             super()._put(queue + self.suffix, message, **kwargs)  # type: ignore[no-untyped-call]
+
+    def forget_queues(self) -> None:
+        self._queue_cache.clear()
+
+    def create_publish_batch(self, max_size: int) -> Outbox:
+        """kombu asks for it in `producer.batch()`."""
+        return Outbox(self, max_size)
+
+    def sqs(self, queue: str | None = None) -> Any:
+        return self.outbox or super().sqs(queue)  # type: ignore[no-untyped-call]
 
     def asynsqs(self, queue: str | None = None) -> Any:
         if self._asynsqs is None:
-            client = self.sqs(queue)  # type: ignore[no-untyped-call]
+            client = self.sqs(queue)
             self._asynsqs = PatientConnection(client, region=self.region)  # type: ignore[no-untyped-call]
         return self._asynsqs
 
