@@ -81,8 +81,8 @@ class BrokerSite(Site):
     def sabotage(self, capability: str) -> None:
         """Break it, in a relay and a worker that start anew."""
         self.broken = {"DJANGO_SETTINGS_MODULE": "tests.brokers.sabotaged", "SABOTAGE": capability}
-        self.kill9("relay")
-        self.kill9("worker")
+        for name in list(self.running):
+            self.kill9(name)
         self.make_whole()
 
     def repair(self) -> None:
