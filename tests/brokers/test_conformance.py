@@ -265,7 +265,7 @@ def test_a_running_job_stops_at_its_next_checkpoint(site: BrokerSite, book: Path
 
 @pytest.mark.capability("control")
 def test_celery_asks_its_workers_and_they_answer(site: BrokerSite) -> None:
-    answer = site.celery("inspect", "ping", "--timeout=10")
+    answer = site.celery("inspect", "ping", "--destination=worker@site", "--timeout=10")
     assert "worker@site" in answer.stdout, answer.stdout + answer.stderr
     assert answer.returncode == 0
 
