@@ -11,9 +11,9 @@ from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 
-from apps.jobs import probes
-from apps.jobs.counts import BOUNDS
 from apps.jobs.dashboard import snapshot
+from apps.jobs.health import probes
+from apps.jobs.metrics.counts import BOUNDS
 from apps.jobs.models import DeadLetter, Job
 from apps.jobs.paging import JobPaginator
 from bench.rounds import Sizes

@@ -38,8 +38,8 @@ app.add_defaults(lambda: {"CELERY_DB_REUSE_MAX": 10**12})
 # By name: the step needs Django's models, which are not there yet when this module is imported.
 app.steps["worker"].add("apps.jobs.lease:LeaseStep")
 app.steps["worker"].add("apps.jobs.prefork:PoolStep")
-app.steps["worker"].add("apps.jobs.counts:CountsStep")
-app.steps["worker"].add("apps.jobs.liveness:LivenessStep")
+app.steps["worker"].add("apps.jobs.metrics.counts:CountsStep")
+app.steps["worker"].add("apps.jobs.health.liveness:LivenessStep")
 
 # Same URLs, same messages: kombu's transports, made to outlive an envelope that they cannot read and a server that does
 # not answer. By name, so that only the one in use is loaded.

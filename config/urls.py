@@ -1,8 +1,8 @@
 from django.contrib import admin
 from django.urls import include, path
 
-from apps.jobs import probes
-from apps.jobs.metrics import metrics
+from apps.jobs.health import probes
+from apps.jobs.metrics.exposition import metrics
 
 urlpatterns = [
     path("", include("apps.home.urls")),

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from apps.home.catalogue import anchor
-from apps.jobs import counts
-from apps.jobs.heartbeats import Heart
+from apps.jobs.health.heartbeats import Heart
+from apps.jobs.metrics import counts
 from apps.jobs.models import Heartbeat, Worker
 from apps.local.places import ROOT
 

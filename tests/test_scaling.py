@@ -8,7 +8,7 @@ import pytest
 import yaml
 from django.conf import settings
 
-from apps.jobs import levels
+from apps.jobs.metrics import levels
 
 ROOT = Path(__file__).parent.parent
 SCALED: dict[str, Any] = yaml.safe_load((ROOT / "monitoring" / "keda.yaml").read_text())["spec"]

@@ -20,9 +20,10 @@ from celery.exceptions import Ignore
 from celery.worker import state
 from django.db import connection
 
-from apps.jobs import connections, lease, ledger, meter, rescue
+from apps.jobs import connections, lease, ledger, rescue
 from apps.jobs.ahead import Ahead
 from apps.jobs.batch import Batch
+from apps.jobs.metrics import meter
 
 if TYPE_CHECKING:
     from apps.jobs.request import JobRequest

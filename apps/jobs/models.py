@@ -216,7 +216,7 @@ class DeadLetter(models.Model):
 
 
 class Counts(models.Model):
-    """How often something happened to the jobs of a task in a queue. Written by `apps.jobs.counts` alone."""
+    """How often something happened to the jobs of a task in a queue. Written by `apps.jobs.metrics.counts` alone."""
 
     task = models.CharField(max_length=255, help_text='"unknown", if the process that counted did not know it.')
     queue = models.CharField(max_length=100)
@@ -264,7 +264,7 @@ class TaskTotal(Counts):
 
 
 class QueueMinute(models.Model):
-    """How a queue stood in one minute, at its worst. Written by `apps.jobs.samples`, and deleted after a while."""
+    """How a queue stood in one minute, at its worst. Written by `apps.jobs.metrics.samples`; deleted after a while."""
 
     minute = models.DateTimeField()
     queue = models.CharField(max_length=100)
@@ -303,7 +303,7 @@ class Worker(models.Model):
     started_at = models.DateTimeField(db_default=Now())
     heartbeat_at = models.DateTimeField(db_default=Now(), db_index=True)
     stopped_at = models.DateTimeField(null=True)
-    # Written by `apps.jobs.liveness`.
+    # Written by `apps.jobs.health.liveness`.
     consuming = models.JSONField(default=list, help_text="The queues that it listens to at this moment.")
     took_up_at = models.DateTimeField(null=True, help_text="When it last took up a message.")
 
@@ -312,7 +312,7 @@ class Worker(models.Model):
 
 
 class Heartbeat(models.Model):
-    """One run of a relay or a beat, as `Worker` is one of a worker. Written by `apps.jobs.heartbeats` alone."""
+    """One run of a relay or a beat, as `Worker` is one of a worker. Written by `apps.jobs.health.heartbeats` alone."""
 
     class Process(models.TextChoices):
         RELAY = "relay"

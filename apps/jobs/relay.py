@@ -24,12 +24,13 @@ from kombu.exceptions import BatchPublishError
 from kombu.exceptions import OperationalError as BrokerError
 from kombu.pools import producers
 
-from apps.jobs import connections, counts, ledger, rescue, samples, sensitive
+from apps.jobs import connections, ledger, rescue, sensitive
 from apps.jobs.broker import BrokerWatch
-from apps.jobs.broker_memory import memory
 from apps.jobs.failures import Failure
-from apps.jobs.heartbeats import Heart
+from apps.jobs.health.heartbeats import Heart
 from apps.jobs.ledger import Due
+from apps.jobs.metrics import counts, samples
+from apps.jobs.metrics.broker_memory import memory
 from apps.jobs.models import Heartbeat
 from apps.jobs.transport import Channel as RedisChannel
 from apps.jobs.wakeup import Ear

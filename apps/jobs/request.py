@@ -16,11 +16,12 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
 from celery.worker.request import Request
 
-from apps.jobs import connections, dead_letters, endings, lease, ledger, meter, rescue, sensitive
+from apps.jobs import connections, dead_letters, endings, lease, ledger, rescue, sensitive
 from apps.jobs.ahead import runtimes
 from apps.jobs.attempt import is_plain
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.ids import job_id_of
+from apps.jobs.metrics import meter
 from apps.jobs.redaction import redact
 
 logger = logging.getLogger(__name__)

@@ -19,8 +19,9 @@ from django.db import connection, transaction
 from django.utils import timezone
 from kombu.utils.json import dumps
 
-from apps.jobs import chords, counts, errbacks, ledger
+from apps.jobs import chords, errbacks, ledger
 from apps.jobs.failures import Failure
+from apps.jobs.metrics import counts
 from apps.jobs.models import Job
 
 

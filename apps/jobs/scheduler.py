@@ -34,7 +34,7 @@ from kombu.utils.json import loads
 from apps.jobs import connections, ledger, sensitive
 from apps.jobs.backpressure import QueueFull
 from apps.jobs.failures import Failure, Kind
-from apps.jobs.heartbeats import Heart
+from apps.jobs.health.heartbeats import Heart
 from apps.jobs.leader import Leadership
 from apps.jobs.models import DeadLetter, Heartbeat, Job, SchedulePolicy
 from apps.jobs.ticks import latest_tick, next_tick

@@ -29,8 +29,9 @@ from typing import Any
 from django.conf import settings
 from django.db import connection
 
-from apps.jobs import alive, connections, dead_letters
+from apps.jobs import connections, dead_letters
 from apps.jobs.failures import Failure, Kind
+from apps.jobs.health import heartbeat_file
 from apps.jobs.ids import job_id_of
 from apps.jobs.models import DeadLetter
 from apps.jobs.sqs import MAX_BATCH, MAX_BODY, Message, Queue, QueueUnavailable, Unusable
@@ -110,7 +111,7 @@ class Held:
         with self._lock:
             asked_at, messages = time.monotonic(), list(self._until)
             if asked_at < self._give_up_at:
-                alive.touch()
+                heartbeat_file.touch()
                 lost = self.queue.keep(messages, self.visibility)
                 self._until = {each: asked_at + self.visibility for each in messages if each.id not in lost}
 
@@ -146,7 +147,7 @@ class SqsConsumer:
 
     def run_once(self) -> int:
         """Handle one batch. Returns how many messages it had."""
-        alive.touch()
+        heartbeat_file.touch()
         _require_database()
         if time.monotonic() >= self.next_collection:
             self.collect_dead_letters()

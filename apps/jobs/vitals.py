@@ -28,8 +28,9 @@ from django.conf import settings
 from django.db import connection
 from django.db.models.functions import Now
 
-from apps.jobs import alive, connections, lease, ledger, rescue
+from apps.jobs import connections, lease, ledger, rescue
 from apps.jobs.failures import Failure
+from apps.jobs.health import heartbeat_file
 from apps.jobs.models import Worker
 from apps.jobs.pull import POOL
 
@@ -111,7 +112,7 @@ class Vitals:
             self.next_rescue = now + settings.JOBS_RESCUE_EVERY.total_seconds()
 
     def _renew(self, running: Running | None) -> None:
-        alive.touch()
+        heartbeat_file.touch()
         Worker.objects.filter(pk=lease.worker_id()).update(heartbeat_at=Now(), busy=int(running is not None))
         if running is not None and rescue.renew([running.job_id], lease.worker_id()):
             self._cancelled(running)

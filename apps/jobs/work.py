@@ -26,9 +26,10 @@ from celery.app.trace import trace_task
 from celery.exceptions import SoftTimeLimitExceeded
 from django.db import connection
 
-from apps.jobs import connections, counts, lease, ledger, meter, pull, rescue
+from apps.jobs import connections, lease, ledger, pull, rescue
 from apps.jobs.failures import Failure
 from apps.jobs.ledger import Due
+from apps.jobs.metrics import counts, meter
 from apps.jobs.relay import as_message
 from apps.jobs.vitals import Vitals
 from apps.jobs.wakeup import Ear

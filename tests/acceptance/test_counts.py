@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from apps.jobs.counts import COUNTERS
+from apps.jobs.metrics.counts import COUNTERS
 from apps.jobs.models import TaskTotal
 from tasks.lab import lab_add, lab_crash_once, lab_fail
 from tests.acceptance.site import Site, eventually

@@ -7,8 +7,8 @@ from celery import current_app
 from celery.exceptions import Ignore
 from django.db import OperationalError, connection
 
-from apps.jobs import counts, meter
-from apps.jobs.counts import BOUNDS, COUNTERS, Histogram
+from apps.jobs.metrics import counts, meter
+from apps.jobs.metrics.counts import BOUNDS, COUNTERS, Histogram
 from apps.jobs.models import TaskMinute, TaskTotal
 from apps.jobs.progress import Cancelled
 from apps.jobs.snooze import Snooze

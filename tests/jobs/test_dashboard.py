@@ -12,13 +12,13 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from apps.jobs import queues
-from apps.jobs.counts import BOUNDS
 from apps.jobs.dashboard import snapshot
 from apps.jobs.dashboard.charts import SPANS, Chart, Charts, charts
 from apps.jobs.dashboard.charts import counted as counted_over
 from apps.jobs.dashboard.levels import levels
 from apps.jobs.dashboard.snapshot import Shared
 from apps.jobs.dashboard.tallies import percentile
+from apps.jobs.metrics.counts import BOUNDS
 from apps.jobs.models import FleetMinute, Job, QueueMinute, TaskMinute, Worker
 
 pytestmark = pytest.mark.django_db

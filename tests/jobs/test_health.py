@@ -8,8 +8,9 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 from django.utils import timezone
 
-from apps.jobs import health, queues
-from apps.jobs.heartbeats import Heart
+from apps.jobs import queues
+from apps.jobs.health.heartbeats import Heart
+from apps.jobs.health.working import troubles
 from apps.jobs.models import Heartbeat, Job, Worker
 
 pytestmark = pytest.mark.django_db
@@ -45,7 +46,7 @@ def relay_and_beat() -> None:
 
 
 def found() -> list[tuple[str, str]]:
-    return [(reason.what, reason.about) for reason in health.troubles()]
+    return [(reason.what, reason.about) for reason in troubles()]
 
 
 @pytest.mark.usefixtures("relay_and_beat")
@@ -93,7 +94,7 @@ class TestQueues:
     def test_a_job_that_waits_for_too_long_is_told_with_both_times(self) -> None:
         worker(busy=4)
         sent_job(age=15, queue="high")
-        [reason] = health.troubles()
+        [reason] = troubles()
         assert (reason.what, reason.about) == ("oldest", "high")
         assert "15 s" in reason.said
         assert "10 s" in reason.said
@@ -132,7 +133,7 @@ class TestRelayAndBeat:
     def test_what_keeps_the_only_relay_from_its_work_is_told(self) -> None:
         worker()
         Heartbeat.objects.filter(process="relay").update(trouble="The broker is away.")
-        [reason] = health.troubles()
+        [reason] = troubles()
         assert reason.what == "relay_troubled"
         assert "The broker is away." in reason.said
         Heartbeat.objects.create(name="another", process="relay")

@@ -9,9 +9,10 @@ from django.test import Client
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
-from apps.jobs import counts, levels, queues
-from apps.jobs.counts import COUNTERS
-from apps.jobs.heartbeats import Heart
+from apps.jobs import queues
+from apps.jobs.health.heartbeats import Heart
+from apps.jobs.metrics import counts, levels
+from apps.jobs.metrics.counts import COUNTERS
 from apps.jobs.models import Heartbeat, Job, Worker
 from tasks.lab import lab_add, lab_fail
 from tests.jobs.bench import Bench
@@ -167,7 +168,7 @@ def test_the_brokers_memory_is_what_a_relay_saw() -> None:
 def test_a_relay_looks_at_the_brokers_memory(valkey: Any) -> None:
     from celery import current_app
 
-    from apps.jobs.broker_memory import memory
+    from apps.jobs.metrics.broker_memory import memory
 
     seen = memory(current_app)
     assert seen["memory_used"] > 0

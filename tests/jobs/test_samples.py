@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from apps.jobs import retention, samples
+from apps.jobs import retention
+from apps.jobs.metrics import samples
 from apps.jobs.models import FleetMinute, Job, QueueMinute, Worker
 
 pytestmark = pytest.mark.django_db

@@ -131,7 +131,7 @@ def test_what_a_relay_sent_in_vain_is_taken_after_a_while(work: Work, monkeypatc
 
 
 def test_what_happened_is_counted_as_by_any_worker(work: Work) -> None:
-    from apps.jobs import counts
+    from apps.jobs.metrics import counts
 
     counts.write()
     before = counted("tasks.lab_flaky")

@@ -8,9 +8,10 @@ from django.db.models import Max
 from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
 
-from apps.jobs import health
 from apps.jobs.dashboard.tallies import Tally, tallies_by
-from apps.jobs.lag import relay_lag
+from apps.jobs.health.reasons import Reason
+from apps.jobs.health.working import troubles
+from apps.jobs.metrics.lag import relay_lag
 from apps.jobs.models import DeadLetter, QueuePause, Worker
 from apps.jobs.queues import QueueStatus, statuses
 
@@ -58,7 +59,7 @@ class Levels:
     letters: int
     relay_lag: float
     beat_age: float | None
-    troubles: list[health.Reason]
+    troubles: list[Reason]
 
     @property
     def waiting(self) -> int:
@@ -103,7 +104,7 @@ def levels() -> Levels:
         letters=DeadLetter.objects.filter(state=DeadLetter.State.OPEN)[:COUNTED_LETTERS].count(),
         relay_lag=relay_lag(),
         beat_age=_beat_age(now),
-        troubles=health.troubles(now),
+        troubles=troubles(now),
     )
 
 

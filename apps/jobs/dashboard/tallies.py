@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db import connection
 
-from apps.jobs.counts import BOUNDS
+from apps.jobs.metrics.counts import BOUNDS
 
 COUNTERS = ("started", "succeeded", "failed", "retried")
 

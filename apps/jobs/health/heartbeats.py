@@ -15,10 +15,10 @@ from typing import Any
 
 from django.db.models.functions import Now
 
-from apps.jobs import alive
+from apps.jobs.health import heartbeat_file
 from apps.jobs.models import Heartbeat
 
-# Several of them, and a busy machine's delay on top, are less than what is called silence: see `apps.jobs.health`.
+# Several of them, and a busy machine's delay on top, are less than what `apps.jobs.health.working` calls silence.
 BEAT_EVERY = 5.0
 
 
@@ -39,7 +39,7 @@ class Heart:
         """Raises the database's own errors."""
         if time.monotonic() < self.next_beat:
             return
-        alive.touch()
+        heartbeat_file.touch()
         said = {"process": self.process, "heartbeat_at": Now(), "trouble": self.trouble, "seen": self.seen}
         Heartbeat.objects.update_or_create(name=self.name, defaults=said)
         self.next_beat = time.monotonic() + BEAT_EVERY

@@ -17,7 +17,8 @@ from django.conf import settings
 from django.db import connection
 from django.db.models.functions import Now
 
-from apps.jobs import alive, connections, lease
+from apps.jobs import connections, lease
+from apps.jobs.health import heartbeat_file
 from apps.jobs.models import Worker
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class LivenessStep(bootsteps.StartStopStep):
         self.tell(parent)
 
     def tell(self, parent: Any) -> None:
-        alive.touch()
+        heartbeat_file.touch()
         try:
             connections.refresh()
             Worker.objects.filter(pk=lease.worker_id()).update(consuming=queues_of(parent.consumer), **self._took_up())

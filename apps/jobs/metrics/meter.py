@@ -9,7 +9,7 @@ from typing import Any
 
 from celery.exceptions import Ignore
 
-from apps.jobs import counts
+from apps.jobs.metrics import counts
 from apps.jobs.progress import Cancelled
 from apps.jobs.snooze import Snooze
 

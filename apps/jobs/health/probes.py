@@ -10,9 +10,10 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from apps.jobs import connections, health, readiness
-from apps.jobs.health import Reason
-from apps.jobs.insiders import is_insider
+from apps.jobs import connections
+from apps.jobs.health import readiness, working
+from apps.jobs.health.insiders import is_insider
+from apps.jobs.health.reasons import Reason
 
 KEPT_SECONDS = 1.0
 READY, WORKERS = "nightshift.ready", "nightshift.workers"
@@ -41,7 +42,7 @@ def workers(request: HttpRequest) -> HttpResponse:
 
 def _worker_troubles() -> list[Reason]:
     try:
-        return health.troubles()
+        return working.troubles()
     except connections.LOST as exc:
         return [Reason("database", "database", f"The database does not answer: {str(exc).strip()}")]
 

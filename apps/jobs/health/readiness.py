@@ -8,7 +8,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from apps.jobs import connections
-from apps.jobs.health import Reason
+from apps.jobs.health.reasons import Reason
 
 # A broker that does not answer within a second does not answer soon enough.
 BROKER_TIMEOUT = 1.0

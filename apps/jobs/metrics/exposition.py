@@ -4,8 +4,8 @@ Problem. A counter in a process is one of many: under prefork, and behind severa
 one. An exporter that listens to events is one more process, which forgets when it restarts.
 
 Guarantee. All of it is read from rows when it is asked for, so any web process gives the same answer. Counters never
-fall: see `apps.jobs.counts`. Labels are bounded: tasks and queues by what this code knows, workers by those of the last
-minutes.
+fall: see `apps.jobs.metrics.counts`. Labels are bounded: tasks and queues by what this code knows, workers by those of
+the last minutes.
 
 Not guaranteed. It is as old as the rows: two seconds for counters, ten for workers, five for what a relay has seen.
 """
@@ -22,9 +22,10 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from apps.jobs import connections, levels
-from apps.jobs.counts import BOUNDS
-from apps.jobs.insiders import is_insider
+from apps.jobs import connections
+from apps.jobs.health.insiders import is_insider
+from apps.jobs.metrics import levels
+from apps.jobs.metrics.counts import BOUNDS
 from apps.jobs.models import TaskTotal
 
 COUNTED = {

@@ -10,9 +10,10 @@ from django.db.models import Count, Max
 from django.utils import timezone
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from apps.jobs import health, queues
-from apps.jobs.lag import relay_lag
+from apps.jobs import queues
+from apps.jobs.health.working import troubles
 from apps.jobs.ledger import PAUSED
+from apps.jobs.metrics.lag import relay_lag
 from apps.jobs.models import DeadLetter, Heartbeat, Worker
 
 # A worker that is gone is shown as down for so long, and then no more: else each deploy would leave its names behind.
@@ -84,7 +85,7 @@ def _workers() -> Iterator[Metric]:
 
 
 def _troubles() -> Iterator[Metric]:
-    found = {(reason.what, reason.about): 1.0 for reason in health.troubles()}
+    found = {(reason.what, reason.about): 1.0 for reason in troubles()}
     yield gauge("nightshift_trouble", "1 for each reason of /health/workers.", ["what", "about"], found)
 
 

@@ -6,7 +6,7 @@ that nobody reads, and fails as a whole when the broker is away.
 Guarantee. Each reason is found by a few index scans, however long the backlog, and is about something to act on: a
 worker that was killed is missed after `JOBS_LEASE`, half a minute.
 
-Not guaranteed. What is older than a second may be told again: see `apps.jobs.probes`.
+Not guaranteed. What is older than a second may be told again: see `apps.jobs.health.probes`.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from django.db import connection
 from django.utils import timezone
 
 from apps.jobs import pull
+from apps.jobs.health.reasons import Reason
 from apps.jobs.ledger import PAUSED
 from apps.jobs.models import Heartbeat, Worker
 
@@ -26,15 +27,6 @@ SILENT = timedelta(seconds=30)
 # A message is taken up in milliseconds by a worker that has nothing to do, and a worker that has just been started
 # needs a few seconds until it says what it consumes.
 DEAF = timedelta(seconds=20)
-
-
-@dataclass(frozen=True)
-class Reason:
-    """what: a word for machines. about: the queue, worker or process. said: a sentence for a person."""
-
-    what: str
-    about: str
-    said: str
 
 
 def troubles(now: datetime | None = None) -> list[Reason]:

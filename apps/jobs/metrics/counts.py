@@ -3,9 +3,9 @@
 Problem. A counter in a process's memory is lost with it, is one of many under a pool of processes, and cannot be read
 by the process that is asked for it. An exporter that listens to Celery's events misses what happens while it is down.
 
-Guarantee. Whatever the pool, a worker's main process counts what it sees of a job (`apps.jobs.meter`), and a relay what
-it sends and rescues. Every two seconds each adds what is new to rows of PostgreSQL, and once more at a clean stop;
-without the database it keeps what it has. `TaskMinute` has the minutes, for charts. `TaskTotal` never falls, for
+Guarantee. Whatever the pool, a worker's main process counts what it sees of a job (`apps.jobs.metrics.meter`), and a
+relay what it sends and rescues. Every two seconds each adds what is new to rows of PostgreSQL, and once more at a clean
+stop; without the database it keeps what it has. `TaskMinute` has the minutes, for charts. `TaskTotal` never falls, for
 Prometheus.
 
 Not guaranteed. A process that is killed takes its last two seconds of counts along. A commit whose answer is lost
