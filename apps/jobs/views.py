@@ -1,6 +1,7 @@
 """One job, for its owner and for staff: as JSON or a stream for a page that watches it, as a page for a person.
 
-Somebody else's job is answered like one that does not exist: an id that was seen or guessed is not a permission.
+Somebody else's job is answered like one that does not exist: an id that was seen or guessed is not a permission. Staff
+look at every job; to cancel one that somebody else has asked for they need the permission, as in the admin.
 """
 
 import json
@@ -8,8 +9,11 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
+from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
 from django.core.serializers.json import DjangoJSONEncoder
+from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
@@ -35,6 +39,7 @@ def status(request: HttpRequest, job_id: UUID) -> HttpResponseBase:
     context |= {
         "status": as_json(job),
         "arguments": _arguments(job),
+        "may_cancel": job.is_live and _may_cancel(request, job),
         "letter": DeadLetter.objects.filter(job_id=job_id).first(),
     }
     return render(request, "jobs/job.html", context)
@@ -60,14 +65,20 @@ def _seen(request: HttpRequest, job_id: UUID) -> streams.Seen:
 @require_POST
 def cancel(request: HttpRequest, job_id: UUID) -> HttpResponse:
     """A second time, or after the end, changes nothing and says so."""
-    was_live = _visible_job(request, job_id).is_live
-    match ledger.cancel(job_id):
-        case Job.State.RUNNING:
+    job = _visible_job(request, job_id)
+    if not _may_cancel(request, job):
+        raise PermissionDenied
+    with transaction.atomic():
+        state = ledger.cancel(job_id)
+        if state == Job.State.RUNNING:
             messages.info(request, "It is running, and stops at its next checkpoint.")
-        case Job.State.CANCELLED if was_live:
+        elif state == Job.State.CANCELLED and job.is_live:
             messages.success(request, "Cancelled. It will not run.")
-        case _:
+        else:
             messages.info(request, "It had ended before, so there was nothing to cancel.")
+            return redirect("job-status", job_id)
+        if not _is_owner(request, job):
+            LogEntry.objects.log_actions(request.user.pk or 0, [job], CHANGE, "Cancelled.", single_object=True)
     return redirect("job-status", job_id)
 
 
@@ -107,9 +118,17 @@ def _arguments(job: Job) -> str:
 
 def _visible_job(request: HttpRequest, job_id: UUID) -> Job:
     job = Job.objects.select_related("worker").filter(pk=job_id).first()
-    if job is None or not (request.user.is_staff or job.owner_id == request.user.pk):
+    if job is None or not (request.user.is_staff or _is_owner(request, job)):
         raise Http404
     return job
+
+
+def _is_owner(request: HttpRequest, job: Job) -> bool:
+    return job.owner_id is not None and job.owner_id == request.user.pk
+
+
+def _may_cancel(request: HttpRequest, job: Job) -> bool:
+    return _is_owner(request, job) or request.user.has_perm("jobs.cancel_job")
 
 
 def _wants_json(request: HttpRequest) -> bool:

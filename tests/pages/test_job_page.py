@@ -4,7 +4,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.utils import timezone
 from playwright.sync_api import Page, expect
@@ -73,12 +74,34 @@ def test_a_traceback_is_shown_to_staff_only(staff: Client) -> None:
     assert "File x.py" not in signed_in_as(owner).get(address).text
 
 
-def test_cancelling_ends_a_waiting_job_and_says_so_the_second_time(staff: Client) -> None:
-    job = a_job(run_at=timezone.now() + timedelta(hours=1))
-    assert "It will not run." in staff.post(f"/jobs/{job.pk}/cancel/", follow=True).text
-    assert "nothing to cancel" in staff.post(f"/jobs/{job.pk}/cancel/", follow=True).text
+def test_cancelling_ends_a_waiting_job_and_says_so_the_second_time(db: None) -> None:
+    owner = User.objects.create_user("bert")
+    job = a_job(run_at=timezone.now() + timedelta(hours=1), owner=owner)
+    assert "Cancel</button>" in signed_in_as(owner).get(f"/jobs/{job.pk}/").text
+    assert "It will not run." in signed_in_as(owner).post(f"/jobs/{job.pk}/cancel/", follow=True).text
+    assert "nothing to cancel" in signed_in_as(owner).post(f"/jobs/{job.pk}/cancel/", follow=True).text
     job.refresh_from_db()
     assert job.state == Job.State.CANCELLED
+    assert not LogEntry.objects.exists(), "it was nobody else's"
+
+
+def test_staff_who_may_only_look_cannot_cancel_what_somebody_else_has_asked_for(staff: Client) -> None:
+    job = a_job(owner=User.objects.create_user("bert"))
+    assert "Cancel</button>" not in staff.get(f"/jobs/{job.pk}/").text
+    assert staff.post(f"/jobs/{job.pk}/cancel/").status_code == 403
+    job.refresh_from_db()
+    assert job.state == Job.State.QUEUED
+
+
+@pytest.mark.parametrize("owner", ["bert", None])
+def test_an_operator_cancels_anybodys_job_and_the_log_says_who_did(staff: Client, ada: User, owner: str | None) -> None:
+    ada.user_permissions.add(Permission.objects.get(codename="cancel_job"))
+    job = a_job(owner=User.objects.create_user(owner) if owner else None)
+    assert "Cancel</button>" in staff.get(f"/jobs/{job.pk}/").text
+    assert "It will not run." in staff.post(f"/jobs/{job.pk}/cancel/", follow=True).text
+    assert "nothing to cancel" in staff.post(f"/jobs/{job.pk}/cancel/", follow=True).text
+    entry = LogEntry.objects.get()
+    assert (entry.user, entry.object_id, entry.change_message) == (ada, str(job.pk), "Cancelled.")
 
 
 # --- Live -------------------------------------------------------------------------------------------------------------
