@@ -23,7 +23,15 @@ class Moment:
 
 
 def timeline(job: Job) -> list[Moment]:
-    return [Moment("Queued", job.created_at), *_failed_attempts(job), *_latest(job)]
+    moments = [Moment("Queued", job.created_at), *_failed_attempts(job), *_latest(job)]
+    return _with_the_broker(moments, job.sent_at, job.state) if job.sent_at else moments
+
+
+def _with_the_broker(moments: list[Moment], sent_at: datetime, state: str) -> list[Moment]:
+    """The latest time that it was handed over, where it belongs: the row does not know of earlier ones."""
+    handed_over = Moment("Handed to the broker", sent_at, "now" if state == Job.State.SENT else "")
+    place = next((place for place, moment in enumerate(moments) if moment.at and moment.at > sent_at), len(moments))
+    return [*moments[:place], handed_over, *moments[place:]]
 
 
 def _failed_attempts(job: Job) -> list[Moment]:
@@ -44,8 +52,6 @@ def _latest(job: Job) -> list[Moment]:
     match job.state:
         case Job.State.QUEUED if job.run_at - job.created_at > AT_ONCE:
             return [Moment("Waits until it is due", job.run_at, "now")]
-        case Job.State.SENT:
-            return [Moment("Handed to the broker", job.sent_at, "now")]
         case Job.State.RUNNING:
             return [Moment(f"Attempt {job.attempts} is running", job.started_at, "now", _worker(job))]
         case Job.State.SUCCEEDED:

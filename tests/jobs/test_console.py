@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from threading import Barrier
 from typing import Any
@@ -25,6 +25,7 @@ from apps.jobs import ledger, sensitive
 from apps.jobs.admin import acts
 from apps.jobs.groups import ACTS, ensure_groups
 from apps.jobs.models import DeadLetter, Job, QueuePause, SchedulePolicy, Worker
+from apps.jobs.timeline import timeline
 from tasks.lab import lab_secret
 from tests.jobs.test_admin import JOBS, LETTERS, act, job, letter, listed, operator, signed_in
 
@@ -239,6 +240,28 @@ def test_a_jobs_timeline_names_the_worker_of_each_attempt(admin: Client) -> None
     content = admin.get(page_of(row)).content.decode()
     assert "Attempt 1 failed on io@host" in content
     assert "<details><summary>Traceback</summary>" in content
+
+
+def at(second: int) -> datetime:
+    return datetime(2026, 3, 1, 12, 0, second, tzinfo=UTC)
+
+
+def test_a_timeline_has_the_hand_over_to_the_broker_before_the_attempt_that_it_led_to() -> None:
+    errors = [{"at": at(second).isoformat(), "exception": "Oops", "message": "No."} for second in (2, 6)]
+    row = Job(created_at=at(0), errors=errors, run_at=at(8), sent_at=at(5))
+    assert said(row) == ["Queued", "Attempt 1 failed", "Handed to the broker", "Attempt 2 failed", WAITS]
+    row = Job(created_at=at(0), errors=errors, state="succeeded", sent_at=at(8), started_at=at(9), attempts=3)
+    assert said(row)[-3:] == ["Handed to the broker", "Attempt 3 started", "Succeeded"]
+    row = Job(created_at=at(0), errors=errors, state="sent", sent_at=at(8))
+    assert said(row)[-1] == "Handed to the broker"
+    assert said(Job(created_at=at(0), state="succeeded", started_at=at(9), attempts=1))[1] == "Attempt 1 started"
+
+
+WAITS = "Waits until it is due"
+
+
+def said(row: Job) -> list[str]:
+    return [moment.what for moment in timeline(row)]
 
 
 @pytest.mark.parametrize("state", Job.State)
