@@ -17,22 +17,30 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import User
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 PASSWORD = "a-password-for-tests"
-
-# Playwright's own event loop runs in this thread, and Django would take the test for asynchronous code.
-os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
+# For this process alone: a server has to do without.
+ALLOW_ASYNC = "DJANGO_ALLOW_ASYNC_UNSAFE"
 
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Closed after the last page: its event loop runs in this thread, where nobody else could run one."""
+    """Closed after the last page: its event loop runs in this thread, where nobody else could run one.
+
+    Meanwhile Django takes the tests for asynchronous code, and gives them connections of their own. None is left idle
+    on either side: `site` ends all sessions but its own, which would fail the next test without a browser.
+    """
+    from django.db import connections
+
     if not CHROMIUM.exists():
         sentence = f"These tests need a browser, and {CHROMIUM} is not there. Install Chromium, or set CHROMIUM."
         pytest.fail(sentence) if os.environ.get("CI") == "true" else pytest.skip(sentence)
-    with sync_playwright() as playwright:
+    connections.close_all()
+    with pytest.MonkeyPatch.context() as environment, sync_playwright() as playwright:
+        environment.setenv(ALLOW_ASYNC, "1")
         # Chromium's sandbox refuses to work for root, and these pages are our own.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
+        connections.close_all()
 
 
 @pytest.fixture
@@ -62,6 +70,7 @@ def web() -> Iterator[Site]:
     from config.asgi import application
 
     # Each request has a thread of its own, which must not keep its connection.
+    kept_for = connections.settings["default"]["CONN_MAX_AGE"]
     connections.settings["default"]["CONN_MAX_AGE"] = 0
     server = uvicorn.Server(
         uvicorn.Config(application, port=0, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
@@ -73,6 +82,7 @@ def web() -> Iterator[Site]:
     yield Site(f"http://{host}:{port}")
     server.should_exit = True
     thread.join(10)
+    connections.settings["default"]["CONN_MAX_AGE"] = kept_for
 
 
 @pytest.fixture

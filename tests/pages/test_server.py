@@ -18,6 +18,7 @@ from apps.local.places import ROOT
 from apps.local.ports import any_port
 from apps.local.procfile import read
 from apps.local.waiting import wait_for
+from tests.pages.conftest import ALLOW_ASYNC
 
 PATIENCE = 60
 
@@ -36,6 +37,7 @@ def server(tmp_path: Path, servers: dict[str, str], transactional_db: None) -> I
     line = next(line for line in read(ROOT / "Procfile") if line.name == "web")
     database = servers["DATABASE_URL"].rpartition("/")[0] + f"/{connection.settings_dict['NAME']}"
     environment = {**os.environ, **servers, "DATABASE_URL": database, "DATABASE_POOL": "10", "PORT": port}
+    environment.pop(ALLOW_ASYNC, None)
     log = tmp_path / "web.log"
     with log.open("wb") as output:
         command = [sys.executable, "-m", *line.arguments(environment)]
