@@ -15,9 +15,10 @@ from django.conf import settings
 
 from apps.local.loopback import allow_loopback_only
 from apps.local.throwaway import throwaway_servers
+from tests.nobody import NOBODY
 
-# Port 1 is closed everywhere: a test that needs a third party starts the sandbox and sets its address.
-NOBODY = "http://127.0.0.1:1"
+# A test that needs a third party starts the sandbox and sets its address.
+NOWHERE = f"http://{NOBODY}"
 
 ENVIRONMENT = {
     "DJANGO_SETTINGS_MODULE": "config.settings",
@@ -28,13 +29,13 @@ ENVIRONMENT = {
     # The pages are served by a thread of the tests, whose connections are not all of the server.
     "DATABASE_POOL": "0",
     "STRIPE_API_KEY": "sk_test_nightshift",
-    "STRIPE_API_BASE": NOBODY,
+    "STRIPE_API_BASE": NOWHERE,
     "STRIPE_WEBHOOK_SECRET": "whsec_for_tests_only",
-    "SUPPLIER_API_BASE": NOBODY,
+    "SUPPLIER_API_BASE": NOWHERE,
     "SUPPLIER_API_KEY": "supplier-test-key",
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
-    "AWS_ENDPOINT_URL": NOBODY,
+    "AWS_ENDPOINT_URL": NOWHERE,
     "SANDBOX_URL": "",
     "FLOWER_URL": "",
 }

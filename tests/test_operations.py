@@ -17,6 +17,7 @@ from django.core.management import CommandError, get_commands, load_command_clas
 
 from apps.local.places import ROOT
 from config.queues import QUEUES
+from tests.nobody import NOBODY
 
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 PROGRAM = re.compile(r"(?:python manage\.py|celery -A config|docker compose) [^`\n;]*")
@@ -63,7 +64,7 @@ def test_a_command_of_celery_takes_these_arguments(command: str) -> None:
 def test_a_command_to_the_workers_reaches_as_far_as_the_broker() -> None:
     """In a process in which nobody has set Django up."""
     command = [sys.executable, "-m", "celery", "-A", "config", "control", "cancel_consumer", "low"]
-    nowhere = {**os.environ, "CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
+    nowhere = {**os.environ, "CELERY_BROKER_URL": f"redis://{NOBODY}/0"}
     answer = subprocess.run(command, cwd=ROOT, env=nowhere, capture_output=True, text=True, check=False)
     assert "Could not connect to the message broker" in answer.stdout + answer.stderr
 

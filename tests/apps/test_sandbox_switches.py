@@ -22,6 +22,7 @@ from apps.sandbox.control import HEADER
 from apps.sandbox.faults import Fault, Mode, Switchboard
 from apps.sandbox.testing import running_sandbox
 from apps.sandbox.views import switches
+from tests.nobody import NOBODY
 
 # Any request that Stripe's switches can hit; without a key the answer is 401.
 PROBE = "/v1/payment_intents"
@@ -162,7 +163,7 @@ def test_the_shop_knows_no_page_when_the_sandbox_is_off(rf: RequestFactory) -> N
 def started(*arguments: str) -> tuple["subprocess.Popen[str]", dict[str, str]]:
     """A sandbox in a process of its own, on a machine whose database is down, and the addresses that it printed."""
     command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "sandbox", *arguments]
-    environment = os.environ | {"DATABASE_URL": "postgres://nobody:x@127.0.0.1:1/nothing"}
+    environment = os.environ | {"DATABASE_URL": f"postgres://nobody:x@{NOBODY}/nothing"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     printed = (process.stdout.readline().strip().partition("=") for _ in range(2))

@@ -15,6 +15,7 @@ from apps.uploads import imports, services
 from apps.uploads.kinds import MAX_BYTES
 from apps.uploads.models import Upload
 from tests.cast import SAMPLES, shopkeeper, uploaded
+from tests.nobody import NOBODY
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("s3")]
 
@@ -102,7 +103,7 @@ def test_a_file_over_the_limit_is_refused_by_the_form_as_well(client: Client) ->
 
 @pytest.mark.usefixtures("ada")
 def test_a_store_that_is_away_is_answered_with_a_sentence(client: Client, settings: Settings) -> None:
-    settings.AWS_ENDPOINT_URL = "http://127.0.0.1:1"
+    settings.AWS_ENDPOINT_URL = f"http://{NOBODY}"
     response = post_sample(client, "products-small.csv")
     assert response.status_code == 503
     assert "Please try again" in response.content.decode()

@@ -18,6 +18,7 @@ from apps.uploads.models import Upload
 from apps.uploads.pictures import MAX_THUMBNAIL_BYTES, THUMBNAIL_SIDES, thumbnail_key, thumbnails
 from apps.uploads.product_csv import RowError, count_rows, read_rows
 from tests.cast import SAMPLES, shopkeeper, uploaded
+from tests.nobody import NOBODY
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("s3")]
 
@@ -165,7 +166,7 @@ def test_a_file_that_changed_in_the_store_is_refused(ada: User) -> None:
 
 def test_a_store_that_is_away_is_not_the_files_fault(ada: User, settings: Settings) -> None:
     upload = uploaded(ada, "products-small.csv")
-    settings.AWS_ENDPOINT_URL = "http://127.0.0.1:1"
+    settings.AWS_ENDPOINT_URL = f"http://{NOBODY}"
     with pytest.raises(bucket.BucketUnavailable):
         processed(upload)
     upload.refresh_from_db()

@@ -12,6 +12,7 @@ from apps.jobs import queues
 from apps.jobs.health.heartbeats import Heart
 from apps.jobs.health.working import troubles
 from apps.jobs.models import Heartbeat, Job, Worker
+from tests.nobody import NOBODY
 
 pytestmark = pytest.mark.django_db
 
@@ -222,7 +223,7 @@ class TestReady:
     def test_not_without_the_broker(self, admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         from celery import current_app
 
-        monkeypatch.setattr(current_app.conf, "broker_write_url", "redis://127.0.0.1:1/0")
+        monkeypatch.setattr(current_app.conf, "broker_write_url", f"redis://{NOBODY}/0")
         answer = admin_client.get("/health/ready")
         assert answer.status_code == 503
         assert [reason["what"] for reason in answer.json()["reasons"]] == ["broker"]

@@ -18,8 +18,9 @@ from apps.jobs.limits import FULL, WITHOUT_REDIS, Rate, Running
 from apps.jobs.models import DeadLetter, Job
 from apps.jobs.snooze import Snooze
 from tests.jobs.bench import Bench
+from tests.nobody import NOBODY
 
-NOWHERE = "redis://127.0.0.1:1/0"
+NOWHERE = f"redis://{NOBODY}/0"
 PLENTY = 20
 
 

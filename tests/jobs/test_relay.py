@@ -20,8 +20,9 @@ from apps.jobs.relay import Relay, as_message
 from tasks.lab import lab_add, lab_nothing
 from tests.jobs.bench import Bench, claim
 from tests.jobs.sessions import Session
+from tests.nobody import NOBODY
 
-NOWHERE = "redis://127.0.0.1:1/0"
+NOWHERE = f"redis://{NOBODY}/0"
 
 
 @pytest.fixture

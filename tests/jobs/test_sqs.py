@@ -28,6 +28,7 @@ from apps.local.children import spawn
 from apps.local.waiting import wait_for
 from tasks.messages import send_sqs_message
 from tests.jobs.sqs_reader import VISIBILITY
+from tests.nobody import NOBODY
 from tests.sqs import make_queue, waiting
 
 pytestmark = pytest.mark.django_db
@@ -87,7 +88,7 @@ def test_a_body_that_is_too_large_or_no_json_is_refused(sqs: str) -> None:
 
 
 def test_an_sqs_that_is_away_says_so(sqs: str, settings: Settings) -> None:
-    settings.AWS_ENDPOINT_URL = "http://127.0.0.1:1"
+    settings.AWS_ENDPOINT_URL = f"http://{NOBODY}"
     with pytest.raises(QueueUnavailable):
         enqueue("orders", {})
 

@@ -21,9 +21,10 @@ from apps.jobs.models import DeadLetter, Job
 from apps.jobs.task import JobTask
 from tasks.lab import lab_add, lab_fail, lab_nothing, lab_secret, lab_total
 from tests.jobs.bench import Bench
+from tests.nobody import NOBODY
 
 seen: list[Any] = []
-NOWHERE = "redis://127.0.0.1:1/0"
+NOWHERE = f"redis://{NOBODY}/0"
 
 
 @shared_task(bind=True, name="tests.look_at_request")

@@ -25,8 +25,9 @@ from apps.local.waiting import wait_for
 from tasks.lab import lab_add, lab_atomic, lab_fail, lab_flaky, lab_nothing, lab_sleep, lab_snooze
 from tests.acceptance.misbehaviour import note
 from tests.jobs.sessions import Session
+from tests.nobody import NOBODY
 
-NOBODY = "redis://127.0.0.1:1/0"
+NOWHERE = f"redis://{NOBODY}/0"
 
 
 def job_of(result: AsyncResult) -> Job:
@@ -182,12 +183,12 @@ Start = Callable[[], subprocess.Popen[bytes]]
 def start_work(transactional_db: None, servers: dict[str, str], tmp_path: Path) -> Iterator[Start]:
     """Returns when it is working. There is no broker at the address that it knows."""
     base, _, _ = servers["DATABASE_URL"].rpartition("/")
-    own = {"DATABASE_URL": f"{base}/{connection.settings_dict['NAME']}", "CELERY_BROKER_URL": NOBODY}
+    own = {"DATABASE_URL": f"{base}/{connection.settings_dict['NAME']}", "CELERY_BROKER_URL": NOWHERE}
     processes: list[subprocess.Popen[bytes]] = []
 
     def start() -> subprocess.Popen[bytes]:
         log = tmp_path / f"work-{len(processes)}.log"
-        environment = {**os.environ, **own, "REDIS_URL": NOBODY, **SHORT_WAITS}
+        environment = {**os.environ, **own, "REDIS_URL": NOWHERE, **SHORT_WAITS}
         processes.append(spawn([sys.executable, "-c", WORK], log=log, cwd=settings.BASE_DIR, env=environment))
         assert wait_for(lambda: "Working on" in log.read_text(), PATIENCE, every=0.05), log.read_text()
         return processes[-1]

@@ -10,6 +10,7 @@ from apps.jobs.models import DeadLetter, Job
 from apps.uploads.models import ImportPart, Upload
 from tests.cast import SAMPLES, shopkeeper, uploaded
 from tests.jobs.bench import Bench
+from tests.nobody import NOBODY
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("s3")]
 
@@ -59,7 +60,7 @@ def test_a_store_that_is_away_is_tried_again_and_the_file_is_imported_when_it_re
     upload = uploaded(ada, "products-small.csv")
     address = settings.AWS_ENDPOINT_URL
     result = tasks.process_upload.delay(upload_id=upload.pk)
-    settings.AWS_ENDPOINT_URL = "http://127.0.0.1:1"
+    settings.AWS_ENDPOINT_URL = f"http://{NOBODY}"
     bench.run_due()
     assert (bench.job(result).state, state_of(upload)) == (Job.State.QUEUED, ("received", 0, 0))
     settings.AWS_ENDPOINT_URL = address
