@@ -40,8 +40,11 @@ ENVIRONMENT = {
     "FLOWER_URL": "",
 }
 
+# What a child process has to be told to use the same servers.
+ADDRESSES = ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL")
+
 # What starts processes and waits for them.
-SLOW = ("tests/acceptance/", "tests/bench/", "tests/brokers/")
+SLOW = ("tests/acceptance/", "tests/bench/", "tests/brokers/", "tests/pages/test_every_pattern.py")
 
 _servers = ExitStack()
 
@@ -80,7 +83,7 @@ def pytest_unconfigure() -> None:
 @pytest.fixture
 def servers() -> dict[str, str]:
     """The addresses of the servers that this run uses, as environment variables for a child process."""
-    return {name: os.environ[name] for name in ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL")}
+    return {name: os.environ[name] for name in ADDRESSES}
 
 
 @pytest.fixture
