@@ -174,7 +174,7 @@ import django; django.setup()
 import tests.acceptance.misbehaviour
 from django.core.management import call_command; call_command("work")
 """
-SHORT_WAITS = {"JOBS_LEASE_SECONDS": "2", "JOBS_RESCUE_SECONDS": "0.2", "JOBS_SHUTDOWN_GRACE_SECONDS": "0.5"}
+SHORT_WAITS = {"JOBS_LEASE_SECONDS": "2", "JOBS_RESCUE_SECONDS": "0.2", "JOBS_SHUTDOWN_GRACE_SECONDS": "1.5"}
 
 Start = Callable[[], subprocess.Popen[bytes]]
 
@@ -234,7 +234,8 @@ def test_a_kill_costs_the_running_job_one_attempt_and_those_behind_it_nothing(st
 def test_sigterm_lets_a_short_job_finish_hands_a_long_one_back_and_counts_nothing(
     start_work: Start, book: Path
 ) -> None:
-    short, behind = note.delay(book=str(book), seconds=0.3), note.delay(book=str(book))
+    # Long enough to be met while it runs, and shorter than the grace.
+    short, behind = note.delay(book=str(book), seconds=1), note.delay(book=str(book))
     worker = start_work()
     eventually(lambda: starts(book))
     worker.send_signal(signal.SIGTERM)
