@@ -1,20 +1,36 @@
-"""Celery's pool of processes, when a child dies while the broker is away.
+"""Celery's pool of processes, when a child dies while the broker is away, and when the worker is stopped.
 
 Problem. When the worker is connected again it watches all its children anew. One that has died meanwhile and is not
 replaced yet has nothing left to watch, and Celery 5.7.0 exits over it: "file descriptor is None". It exits as well
-over a child that a job kills before the worker looks at its pool for the first time.
+over a child that a job kills before the worker looks at its pool for the first time. And a child that is told to end
+waits for up to 30 s until the main process has read all that it reported, which at a stop under load nobody does any
+more: that is as long as a platform waits before it kills, and what still runs is handed back only after it.
 
-Guarantee. Such a child is passed over. The pool replaces it at its next look, five seconds later at most.
+Guarantee. Such a child is passed over. The pool replaces it at its next look, five seconds later at most. A stop waits
+for no child once nobody reads.
 """
 
 from typing import Any
 
 from celery import bootsteps
-from celery.concurrency import prefork
+from celery.concurrency import asynpool, prefork
 from celery.concurrency.asynpool import AsynPool
+
+# More than any child reports in its life; billiard counts in a C int.
+EVERYTHING = 2**31 - 1
+
+
+class ResultHandler(asynpool.ResultHandler):
+    def on_stop_not_started(self) -> None:
+        """Celery reads until no job is left that it waits for; jobs whose messages it gave back are not among them."""
+        super().on_stop_not_started()
+        for read in self.on_ready_counters.values():
+            read.value = EVERYTHING
 
 
 class Pool(AsynPool):
+    ResultHandler = ResultHandler
+
     def _track_child_process(self, proc: Any, hub: Any) -> None:
         has_died = getattr(proc, "_sentinel_poll", hub) is None
         if not has_died:

@@ -102,9 +102,10 @@ def test_a_deploy_gives_a_long_broker_only_job_back_to_the_broker(site: Site, bo
 
 
 def test_jobs_that_a_stopping_worker_had_only_fetched_run_elsewhere(site: Site) -> None:
+    """Before 30 s are over, after which a platform kills: then they would wait for their leases, and count a crash."""
     ids = lab_add.delay_many([{"x": x, "y": 1} for x in range(80)])
     eventually(lambda: Job.objects.filter(pk__in=ids, state=Job.State.SUCCEEDED).exists())
-    site.terminate("worker")
+    assert site.terminate("worker", timeout=25) == 0
     site.start_worker()
     eventually(lambda: Job.objects.filter(pk__in=ids, state=Job.State.SUCCEEDED).count() == 80)
     assert not Job.objects.filter(pk__in=ids, crashes__gt=0).exists()
