@@ -58,7 +58,7 @@ def routed_queues() -> set[str]:
 @dataclass(frozen=True)
 class Backlog:
     """waiting: due jobs, not counted much further than to the limit. oldest, unclaimed: ages in seconds, of the job
-    that waits for longest, and of the message that lies in the broker for longest.
+    that has waited longest, and of the message that has lain in the broker longest.
     """
 
     queue: str
@@ -104,7 +104,7 @@ def _long_queues(backlogs: list[Backlog]) -> Iterator[Reason]:
             yield Reason("backlog", backlog.queue, said)
         if backlog.oldest is not None and backlog.oldest > policy.oldest_seconds:
             said = (
-                f"The oldest job of the queue {backlog.queue} waits for {backlog.oldest:.0f} s,"
+                f"The oldest job of the queue {backlog.queue} has waited for {backlog.oldest:.0f} s,"
                 f" which is more than {policy.oldest_seconds} s."
             )
             yield Reason("oldest", backlog.queue, said)
@@ -142,7 +142,7 @@ def _silent_processes(needed: list[Heartbeat.Process], now: datetime) -> Iterato
     for process in needed:
         kept_from_work = [trouble for name, trouble in alive if name == process]
         if not kept_from_work:
-            yield Reason(f"{process}_silent", process, f"No {process} has been heard of for {SILENT.seconds} s.")
+            yield Reason(f"{process}_silent", process, f"No {process} has been heard from for {SILENT.seconds} s.")
         elif all(kept_from_work):
             yield Reason(f"{process}_troubled", process, f"The {process} cannot do its work: {kept_from_work[0]}")
 

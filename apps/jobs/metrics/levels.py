@@ -51,7 +51,7 @@ def _queues() -> Iterator[Metric]:
     waiting = {(status.name,): float(status.waiting) for status in known}
     yield gauge("celery_queue_length", "Jobs that are due and not started.", ["queue_name"], waiting)
     oldest = {(status.name,): status.oldest or 0.0 for status in known}
-    yield gauge("nightshift_queue_oldest_seconds", "Age of the job that waits for longest.", ["queue_name"], oldest)
+    yield gauge("nightshift_queue_oldest_seconds", "Age of the job that has waited longest.", ["queue_name"], oldest)
     states = ("waiting", "later", "running")
     jobs = {(status.name, state): float(getattr(status, state)) for status in known for state in states}
     yield gauge("nightshift_jobs", "Jobs that are not over.", ["queue_name", "state"], jobs)
@@ -96,10 +96,10 @@ def _heartbeats() -> Iterator[Metric]:
         (process.value,): (now - last[process]).total_seconds() if process in last else float("inf")
         for process in Heartbeat.Process
     }
-    yield gauge("nightshift_heartbeat_age_seconds", "Since any of these processes was heard of.", ["process"], ages)
+    yield gauge("nightshift_heartbeat_age_seconds", "Since any of these processes was heard from.", ["process"], ages)
     yield gauge(
         "nightshift_relay_lag_seconds",
-        "For how long the oldest due job has not been sent.",
+        "For how long the oldest due job has waited to be sent.",
         [],
         {(): relay_lag()},
     )
