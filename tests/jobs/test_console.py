@@ -218,6 +218,16 @@ def test_a_job_that_failed_waits_for_a_retry_and_one_that_did_not_for_its_time(a
     assert (failed.run_at < tomorrow, planned.run_at) == (True, tomorrow)
 
 
+def test_the_history_of_a_job_and_of_a_letter_says_who_did_what(admin: Client) -> None:
+    live, dead = job(), letter()
+    act(admin, JOBS, "cancel", live, confirmed="yes")
+    act(admin, LETTERS, "discard", dead, confirmed="yes", reason="The campaign was called off.")
+    for row, done in ((live, "Cancelled."), (dead, "Discarded: The campaign was called off.")):
+        page = admin.get(reverse(f"admin:jobs_{row._meta.model_name}_history", args=[row.pk]))
+        assert page.status_code == 200
+        assert done in page.content.decode()
+
+
 def test_a_job_that_has_ended_is_left_alone_and_this_is_said(admin: Client) -> None:
     over = job(state="succeeded", finished_at=timezone.now())
     said = act(admin, JOBS, "cancel", over, confirmed="yes").content.decode()

@@ -4,6 +4,7 @@ from uuid import UUID
 
 from django.contrib import admin
 from django.contrib.humanize.templatetags.humanize import naturaltime
+from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
@@ -113,6 +114,13 @@ class JobAdmin(ActingAdmin):
         ("Locks", {"fields": ("unique_key", "running_key")}),
     )
     readonly_fields: ClassVar[Any] = tuple(field for _, options in fieldsets for field in options["fields"])
+
+    def get_paginator(
+        self, request: HttpRequest, queryset: Any, per_page: int, *rest: Any, **options: Any
+    ) -> Paginator[Any]:
+        """A job's history is paged through by the same method, and its rows are the admin's log."""
+        paginator = JobPaginator if queryset.model is Job else Paginator
+        return paginator(queryset, per_page, *rest, **options)
 
     def get_search_results(
         self, request: HttpRequest, queryset: "QuerySet[Job]", search_term: str
