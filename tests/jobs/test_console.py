@@ -522,8 +522,17 @@ def test_resuming_says_what_it_did_and_the_second_time_that_there_was_nothing_to
 
 def test_a_pause_that_would_be_over_already_is_refused(admin: Client) -> None:
     hour_ago = timezone.now() - timedelta(hours=1)
-    form = {"queue": "low", "reason": "", "until_0": f"{hour_ago:%Y-%m-%d}", "until_1": f"{hour_ago:%H:%M:%S}"}
+    form = {"queue": "low", "reason": "", "until": f"{hour_ago:%Y-%m-%dT%H:%M}"}
     assert "This is over already" in admin.post(reverse("admin:jobs_queuepause_add"), form).content.decode()
+
+
+def test_a_pause_has_the_end_that_was_typed(admin: Client) -> None:
+    form = {"queue": "low", "reason": "Maintenance.", "until": "2100-01-01T12:30"}
+    admin.post(reverse("admin:jobs_queuepause_add"), form)
+    assert QueuePause.objects.get().until == datetime(2100, 1, 1, 12, 30, tzinfo=UTC)
+    change = admin.get(reverse("admin:jobs_queuepause_change", args=["low"])).content.decode()
+    assert 'type="datetime-local"' in change
+    assert 'value="2100-01-01T12:30"' in change
 
 
 def test_a_worker_is_up_stopped_or_gone(admin: Client) -> None:

@@ -20,6 +20,12 @@ PERMISSION = "jobs.pause_queue"
 
 class QueuePauseForm(forms.ModelForm[QueuePause]):
     queue = forms.ChoiceField(choices=lambda: [(name, name) for name in settings.JOBS_QUEUES])
+    # One field with a label, which a phone has a calendar for. The admin's own are two, without any.
+    until = forms.DateTimeField(
+        required=False,
+        widget=forms.DateTimeInput(format="%Y-%m-%dT%H:%M", attrs={"type": "datetime-local"}),
+        help_text="UTC. It then resumes by itself; empty: when somebody resumes it.",
+    )
 
     class Meta:
         model = QueuePause
@@ -56,6 +62,10 @@ class QueueAdmin(admin.ModelAdmin[QueuePause]):
 
     def get_readonly_fields(self, request: HttpRequest, obj: QueuePause | None = None) -> tuple[str, ...]:
         return ("queue", *self.readonly_fields) if obj else ()
+
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        only_save = {"show_save_and_add_another": False, "show_save_and_continue": False}
+        return super().add_view(request, form_url, {"title": "Pause a queue", **only_save, **(extra_context or {})})
 
     def save_model(self, request: HttpRequest, obj: QueuePause, form: Any, change: bool) -> None:
         queues.pause(obj.queue, obj.reason, obj.until, by=request.user)
