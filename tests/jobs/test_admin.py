@@ -335,6 +335,15 @@ def test_a_long_table_is_counted_and_paged_through_as_far_as_its_newest_rows(
     assert all("LIMIT" in query["sql"] for query in queries)
 
 
+def test_a_limit_of_counting_is_not_called_a_number_of_results(admin: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paging, "COUNTED", 4)
+    for _ in range(6):
+        letter()
+    content = admin.get(reverse(LETTERS)).content.decode()
+    assert "The newest 4 dead letters: filter for older ones" in content
+    assert "4 results" not in content
+
+
 @pytest.mark.parametrize("live", Job.LIVE)
 def test_live_and_ended_jobs_are_one_list_by_time(admin: Client, live: str) -> None:
     now = timezone.now()

@@ -82,6 +82,8 @@ class PagedChangeList(ChangeList):
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
+        if not self.query:  # else Django writes "10000 results" beside the search, which is the paginator's limit
+            self.full_result_count = self.result_count
         if not self.multi_page:
             self.result_list = self.paginator.page(1).object_list
 
