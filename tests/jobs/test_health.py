@@ -89,6 +89,11 @@ class TestWorkers:
         sent_job(age=25)
         assert found() == []
 
+    def test_of_many_queues_a_few_are_named(self) -> None:
+        worker(queues=[*ALL, *(f"queue-{number}" for number in range(400))], consuming=[])
+        [reason] = troubles()
+        assert reason.said.endswith("does not listen to default, high, io, low, queue-0 and 399 more.")
+
 
 @pytest.mark.usefixtures("relay_and_beat")
 class TestQueues:

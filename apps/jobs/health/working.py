@@ -27,6 +27,8 @@ SILENT = timedelta(seconds=30)
 # A message is taken up in milliseconds by a worker that has nothing to do, and a worker that has just been started
 # needs a few seconds until it says what it consumes.
 DEAF = timedelta(seconds=20)
+# Queues in one sentence.
+NAMED = 5
 
 
 def troubles(now: datetime | None = None) -> list[Reason]:
@@ -120,13 +122,19 @@ def _idle_workers(workers: list[Worker], backlogs: list[Backlog], now: datetime)
 def _not_consuming(worker: Worker, backlogs: dict[str, Backlog], now: datetime) -> Iterator[Reason]:
     not_listening = sorted(set(worker.queues) - set(worker.consuming))
     if not_listening:
-        said = f"The worker {worker.name} is up, and does not listen to {', '.join(not_listening)}."
+        said = f"The worker {worker.name} is up, and does not listen to {_few(not_listening)}."
         yield Reason("not_consuming", worker.name, said)
     elif worker.busy == 0 and (worker.took_up_at is None or worker.took_up_at < now - DEAF):
         deaf_to = [queue for queue in worker.queues if _lies_there(backlogs.get(queue))]
         if deaf_to:
-            said = f"The worker {worker.name} is up and idle, and takes no messages of {', '.join(deaf_to)}."
+            said = f"The worker {worker.name} is up and idle, and takes no messages of {_few(deaf_to)}."
             yield Reason("not_consuming", worker.name, said)
+
+
+def _few(queues: list[str]) -> str:
+    """As many as a sentence bears; the worker's page has all of them."""
+    named = ", ".join(queues[:NAMED])
+    return f"{named} and {len(queues) - NAMED} more" if len(queues) > NAMED else named
 
 
 def _lies_there(backlog: Backlog | None) -> bool:
