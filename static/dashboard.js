@@ -3,6 +3,7 @@
 import { Broken, ask, listen, morph, watch } from "./live.js";
 
 const HEIGHT = 190;
+const COLOURS = 5;    // of nightshift.css
 const EVERY = 2_000;  // ms: how often a page asks that may not listen
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
@@ -29,7 +30,7 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 
 // A second line of its own unit is a share of the first: thin and dashed, on the right.
 function seriesOf(line, at, alone, filled) {
-  const stroke = colour(`--line-${at + 1}`);
+  const stroke = colour(`--line-${at % COLOURS + 1}`);
   const series = { label: line.label, scale: line.unit, stroke, width: 2, value: (_, value) => say(line.unit, value) };
   if (line.unit === "percent" && !alone) return { ...series, width: 1.25, dash: [4, 3], points: { show: false } };
   const many = line.values.filter((value) => value !== null).length > 1;

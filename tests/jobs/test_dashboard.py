@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import Client
@@ -92,6 +93,14 @@ def test_the_lengths_of_the_queues_and_the_busy_slots_come_from_the_samples() ->
     FleetMinute.objects.create(minute=THIS_MINUTE, busy=3, size=12)
     assert dict(zip([line.label for line in chart("waiting").lines], last_of("waiting"), strict=True))["io"] == 7
     assert last_of("busy") == [0.25]
+
+
+def test_queues_that_the_settings_do_not_know_are_one_line() -> None:
+    for number in range(30):
+        QueueMinute.objects.create(minute=THIS_MINUTE, queue=f"old-{number}", waiting=2, running=0, oldest=3)
+    lines = {line.label: line.values[-1] for line in chart("waiting").lines}
+    assert len(lines) == 1 + len(settings.JOBS_QUEUES)
+    assert lines["other queues"] == 60
 
 
 def test_minutes_without_a_worker_are_a_gap() -> None:

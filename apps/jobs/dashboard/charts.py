@@ -1,5 +1,6 @@
 """The charts: five questions about a span of time, each answered by lines over the same times."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -90,8 +91,12 @@ def charts(span: Span, now: datetime, tallies: Mapping[int, Tally]) -> Charts:
 
 
 def _waiting(times: list[int], depths: Mapping[str, dict[int, int]]) -> list[Line]:
-    queues = [*settings.JOBS_QUEUES, *sorted(set(depths) - set(settings.JOBS_QUEUES))]
-    return [Line(queue, "jobs", _along(times, depths.get(queue, {}), float)) for queue in queues]
+    """Queues of an earlier deploy are one line, however many they are."""
+    known = [Line(queue, "jobs", _along(times, depths.get(queue, {}), float)) for queue in settings.JOBS_QUEUES]
+    others = Counter[int]()
+    for queue in depths.keys() - settings.JOBS_QUEUES.keys():
+        others.update(depths[queue])
+    return [*known, Line("other queues", "jobs", _along(times, others, float))] if others else known
 
 
 def _took(times: list[int], tallies: Mapping[int, Tally]) -> list[Line]:
