@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html_join
 
-from apps.jobs.admin.records import NOTHING, RecordAdmin, exact, state_badge
+from apps.jobs.admin.records import NOTHING, RecordAdmin, exact, shortened, state_badge
 from apps.jobs.models import Job, Worker
 
 
@@ -31,7 +31,7 @@ class UpFilter(admin.SimpleListFilter):
 
 @admin.register(Worker)
 class WorkerAdmin(RecordAdmin):
-    list_display = ("name", "badge", "busy_of_size", "listens_to", "pool", "pid", "age", "seen")
+    list_display = ("name", "badge", "busy_of_size", "reads", "pool", "pid", "age", "seen")
     list_filter = (UpFilter, "pool")
     ordering = (F("stopped_at").desc(nulls_first=True), "-heartbeat_at")
     sortable_by = ("seen",)
@@ -61,6 +61,11 @@ class WorkerAdmin(RecordAdmin):
     @admin.display(description="busy")
     def busy_of_size(self, worker: Worker) -> str:
         return f"{worker.busy} of {worker.size}"
+
+    @admin.display(description="queues")
+    def reads(self, worker: Worker) -> str:
+        """For the list; the worker's page has all of them."""
+        return shortened(self.listens_to(worker))
 
     @admin.display(description="queues")
     def listens_to(self, worker: Worker) -> str:
