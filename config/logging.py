@@ -107,6 +107,8 @@ LOGGING: dict[str, Any] = {
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "event"}},
     "root": {"handlers": ["console"], "level": "INFO"},
     "loggers": {
+        # Django would write a second line of its own while DEBUG is on, tracebacks and all, and as text.
+        "django": {"handlers": [], "propagate": True},
         "django.request": {"filters": ["except_probes"]},
         "django.server": {"handlers": [], "propagate": True},
         # The web server would use a format of its own. Each request has its line already, by `RequestLogMiddleware`.

@@ -131,6 +131,12 @@ def test_probes_are_not_written_down(client: Client, lines: Any) -> None:
     assert [line["event"] for line in lines() if line["logger"] == "config.request_log"] == []
 
 
+@pytest.mark.parametrize("name", ["django", "django.request", "django.server", "uvicorn"])
+def test_nobody_writes_lines_of_its_own_beside_ours(name: str) -> None:
+    assert logging.getLogger(name).handlers == []
+    assert logging.getLogger(name).propagate
+
+
 def test_a_red_answer_is_no_error_of_the_process(client: Client) -> None:
     record = logging.LogRecord("django.request", logging.ERROR, __file__, 1, "Service Unavailable", None, None)
     assert ExceptProbes().filter(record)
