@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from django.test import Client
 
 from apps.local import procfile
@@ -61,6 +62,12 @@ def test_a_stranger_sees_no_worker_and_starts_no_task(flower: str) -> None:
 def test_who_signs_in_sees_the_workers_and_prometheus_its_metrics(flower: str) -> None:
     assert status(f"{flower}/workers", SIGN_IN) == 200
     assert status(f"{flower}/metrics") == 200
+
+
+def test_under_compose_the_admin_links_to_where_it_is() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    [ports] = services["flower"]["ports"]
+    assert f"http://{ports.rpartition(':')[0]}" in services["web"]["environment"]["FLOWER_URL"]
 
 
 def test_it_listens_to_this_machine_alone_and_remembers() -> None:
