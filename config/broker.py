@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
+from psycopg.conninfo import make_conninfo
 
 from config.env import env
 
@@ -19,11 +20,25 @@ GIVEN_UP = "nightshift.given-up"
 # waits in the broker, and the claim drops the second message of a job that runs for longer.
 VISIBILITY_SECONDS = 60
 
+KNOWN = "Known are redis://, rediss://, sentinel://, amqp://, amqps://, sqs:// and pgmq://."
 REFUSED = {
     "memory": "memory:// lives in one process: the relay's messages would never reach a worker.",
     "filesystem": "filesystem:// has no acknowledgements: a killed worker's messages are lost.",
     "sqla": "sqla+… has no acknowledgements and loses messages: use pgmq:// to have PostgreSQL for a broker.",
 }
+
+TLS_OPTIONS = {"ssl_cert_reqs", "ssl_check_hostname", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
+# What may stand behind the `?` of a URL. kombu would refuse the rest with a TypeError, and later.
+URL_OPTIONS = {
+    "rediss": TLS_OPTIONS,
+    "sentinel": TLS_OPTIONS,
+    "amqp": {"heartbeat"},
+    "pyamqp": {"heartbeat"},
+    "amqps": {"heartbeat", *TLS_OPTIONS},
+}
+# Several addresses are one broker only where it is a cluster. Of two servers of Redis, one would not know the other's
+# messages, and a relay may have turned to another of them than a worker.
+CLUSTERS = ("sentinel", "amqp", "amqps", "pyamqp")
 
 
 @dataclass(frozen=True)
@@ -40,35 +55,65 @@ class Broker:
     queue_arguments: Mapping[str, Any] = field(default_factory=dict)
     # With late acks a prefetched message waits behind the running one; one spare a process keeps it busy.
     prefetch_multiplier: int = 1
+    # The TLS options of the URL once more, for Flower, which looks for them elsewhere.
+    tls: Mapping[str, str] = field(default_factory=dict)
 
 
 def broker_of(url: str, database: Mapping[str, Any] = NOTHING) -> Broker:
     """Raises ImproperlyConfigured for a broker that is unknown or not safe. `database` is the
     ledger's, which `pgmq://` alone stands for.
     """
-    if url == "pgmq://":
+    url = url.strip()
+    if url.lower() == "pgmq://":
         url = _in_database(database)
-    scheme = urlsplit(url).scheme
+    addresses = [urlsplit(address) for address in url.split(";")]
+    scheme = addresses[0].scheme
     made = BROKERS.get(scheme)
-    if made is None:
-        raise ImproperlyConfigured(_refusal(scheme))
-    return made(url)
+    if made is None or "://" not in url:
+        raise _refused(REFUSED.get(scheme.partition("+")[0], f"Nightshift does not know {scheme!r}.") + f" {KNOWN}")
+    if len(addresses) > 1 and (scheme not in CLUSTERS or {address.scheme for address in addresses} != {scheme}):
+        raise _refused("Several addresses are one broker only where it is a cluster: all sentinel://, or all amqp://.")
+    return made(";".join(_checked(address) for address in addresses))
 
 
-def _refusal(scheme: str) -> str:
-    why = REFUSED.get(scheme.partition("+")[0], f"Nightshift does not know {scheme!r}.")
-    return (
-        f"CELERY_BROKER_URL: {why} Known are redis://, rediss://, sentinel://, amqp://, amqps://, sqs:// and pgmq://."
-    )
+def _refused(why: str) -> ImproperlyConfigured:
+    """Never with the URL itself, in which is a password."""
+    return ImproperlyConfigured(f"CELERY_BROKER_URL: {why}")
+
+
+def _checked(address: SplitResult) -> str:
+    try:
+        address.port  # noqa: B018 - looking at it checks it
+    except ValueError as exc:
+        raise _refused(
+            "The port is no number up to 65535. In a name or a password, signs such as / ? # @ are written as %2F."
+        ) from exc
+    options = dict(parse_qsl(address.query, keep_blank_values=True))
+    unknown = options.keys() - URL_OPTIONS.get(address.scheme, set())
+    if unknown:
+        raise _refused(f"{address.scheme}:// has no option {', '.join(sorted(unknown))}.")
+    query = urlencode(_with_checked_certificate(address.scheme, options))
+    return f"{address.scheme}://{address.netloc}{address.path}{query and f'?{query}'}"
+
+
+def _with_checked_certificate(scheme: str, options: dict[str, str]) -> dict[str, str]:
+    """kombu checks none unless it is told to."""
+    required = options.get("ssl_cert_reqs", "required").lower().removeprefix("cert_") == "required"
+    if not required or options.get("ssl_check_hostname", "true").lower() != "true":
+        raise _refused(
+            "TLS that does not check the server's certificate and its name (ssl_cert_reqs, ssl_check_hostname) hides "
+            "nothing from who stands in between. Leave these out, or name your own authority with ssl_ca_certs=."
+        )
+    uses_tls = scheme in ("rediss", "amqps") or options.keys() & TLS_OPTIONS
+    return {**options, "ssl_cert_reqs": "required"} if uses_tls else options
+
+
+def _tls(url: str) -> dict[str, str]:
+    return {name: value for name, value in parse_qsl(urlsplit(url).query) if name in TLS_OPTIONS}
 
 
 def _redis(url: str) -> Broker:
-    if parse_qs(urlsplit(url).query).get("ssl_cert_reqs", ["required"])[0].lower().removeprefix("cert_") != "required":
-        raise ImproperlyConfigured(
-            "CELERY_BROKER_URL: rediss:// that does not check the server's certificate (ssl_cert_reqs) hides nothing "
-            "from who stands in between. Leave it out, or name your own authority with ssl_ca_certs=."
-        )
-    return Broker("redis", url, redis_options())
+    return Broker("redis", url, redis_options(), tls=_tls(url))
 
 
 def redis_options() -> dict[str, Any]:
@@ -92,10 +137,11 @@ def _sentinel(url: str) -> Broker:
     """`sentinel://:password@host:26379;sentinel://…`: the URL names the sentinels, and they name the server."""
     master = env.str("BROKER_SENTINEL_MASTER", "")
     if not master:
-        raise ImproperlyConfigured("CELERY_BROKER_URL: sentinel:// needs BROKER_SENTINEL_MASTER, the watched name.")
-    password = env.str("BROKER_SENTINEL_PASSWORD", "")
-    options = {**redis_options(), "master_name": master, "sentinel_kwargs": {"password": password} if password else {}}
-    return Broker("redis", url, options)
+        raise _refused("sentinel:// needs BROKER_SENTINEL_MASTER, the watched name.")
+    # A frozen sentinel must not hold up the question to the next one. For its servers these are above.
+    password = env.str("BROKER_SENTINEL_PASSWORD", "") or None
+    asking = {"socket_timeout": 2, "socket_connect_timeout": 1, "password": password}
+    return Broker("redis", url, {**redis_options(), "master_name": master, "sentinel_kwargs": asking}, tls=_tls(url))
 
 
 def _rabbitmq(url: str) -> Broker:
@@ -116,7 +162,7 @@ def _rabbitmq(url: str) -> Broker:
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
     }
-    return Broker("rabbitmq", url, options, queue_arguments=queue_arguments)
+    return Broker("rabbitmq", url, options, queue_arguments=queue_arguments, tls=_tls(url))
 
 
 def _sqs(url: str) -> Broker:
@@ -145,8 +191,9 @@ def _sqs(url: str) -> Broker:
 
 def _postgresql(url: str) -> Broker:
     options = {
-        # Without it, pgmq's client takes DATABASE_URL from the environment, whatever the broker's URL says.
-        "conn_string": url.replace("pgmq://", "postgresql://", 1),
+        # Without it, pgmq's client takes DATABASE_URL from the environment, whatever the broker's URL says. In libpq's
+        # words and not as a URL, of which that client understands no socket's folder.
+        "conn_string": _conninfo(urlsplit(url)),
         "visibility_timeout": env.int("BROKER_VISIBILITY_SECONDS", VISIBILITY_SECONDS),
         # A message wakes its worker by NOTIFY, so nobody has to hold a connection in a server-side poll …
         "use_notify": True,
@@ -167,7 +214,23 @@ def _postgresql(url: str) -> Broker:
 
 def _in_database(database: Mapping[str, Any]) -> str:
     user, password, name = (quote(str(database.get(part, "")), safe="") for part in ("USER", "PASSWORD", "NAME"))
-    return f"pgmq://{user}:{password}@{database.get('HOST') or 'localhost'}:{database.get('PORT') or 5432}/{name}"
+    host = str(database.get("HOST") or "localhost")
+    host = f"[{host}]" if ":" in host else quote(host, safe="")  # the folder of a socket is a host, too
+    return f"pgmq://{user}:{password}@{host}:{database.get('PORT') or 5432}/{name}"
+
+
+def _conninfo(address: SplitResult) -> str:
+    parts = {
+        "host": address.hostname or "localhost",
+        "port": str(address.port or 5432),
+        "dbname": address.path.removeprefix("/"),
+        "user": address.username,
+        "password": address.password,
+    }
+    conninfo = make_conninfo(**{name: unquote(value) for name, value in parts.items() if value})
+    if "'" in conninfo:  # psycopg quotes what needs it; pgmq's client forgets to
+        raise _refused("pgmq:// cannot do with blanks, quotes or backslashes, not even in a password. Choose another.")
+    return conninfo
 
 
 BROKERS: dict[str, Callable[[str], Broker]] = {

@@ -188,6 +188,7 @@ if BROKER.url.startswith(("redis://", "rediss://")):
 # Under these names too, because Celery takes CELERY_BROKER_URL from the environment, where pgmq:// alone names nothing.
 CELERY_BROKER_URL = CELERY_BROKER_READ_URL = CELERY_BROKER_WRITE_URL = BROKER.url
 CELERY_BROKER_TRANSPORT_OPTIONS = dict(BROKER.options)
+CELERY_BROKER_USE_SSL = dict(BROKER.tls)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 # A worker waits for its broker for ever: the supervisor should see a waiting worker, not a crash loop.
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None

@@ -42,7 +42,18 @@ class Transport(pyamqp.Transport):
 
 
 class SSLTransport(pyamqp.SSLTransport):
+    """The certificate must be the host's: by default py-amqp takes anybody's that a known authority has signed."""
+
     Connection = BrokerConnection
+
+    def establish_connection(self) -> Any:
+        given = self.client.ssl if isinstance(self.client.ssl, dict) else {}
+        options = {name.removeprefix("ssl_"): value for name, value in given.items()}
+        options.pop("check_hostname", None)
+        # kombu makes 127.0.0.1 of it, when it has connected once.
+        host = "localhost" if self.client.hostname in (None, "127.0.0.1") else self.client.hostname
+        self.client.ssl = {**options, "server_hostname": host}
+        return super().establish_connection()
 
 
 class RabbitMQMemory:
