@@ -130,13 +130,15 @@ def create_refund(intent_id: str, *, amount_minor: int, metadata: dict[str, str]
         return refund.id
 
 
-def find_refund(intent_id: str) -> str:
-    """Stripe's id of a refund of this payment that did not fail, or an empty string."""
+def find_refund(intent_id: str, *, amount_minor: int) -> str:
+    """Stripe's id of the refund with which this much of the payment was given back, or an empty string.
+
+    What was given back by hand may have been a part, or come in parts.
+    """
     with _translated():
-        for refund in _stripe().v1.refunds.list({"payment_intent": intent_id, "limit": 100}).auto_paging_iter():
-            if refund.status not in ("failed", "canceled"):
-                return refund.id
-    return ""
+        refunds = list(_stripe().v1.refunds.list({"payment_intent": intent_id, "limit": 100}).auto_paging_iter())
+    good = [refund for refund in refunds if refund.status not in ("failed", "canceled")]
+    return good[0].id if sum(refund.amount for refund in good) >= amount_minor else ""
 
 
 def _stripe() -> stripe.StripeClient:

@@ -48,14 +48,18 @@ def record_refund_intent(charge_id: int) -> Refund:
 def _refund_at_stripe(refund: Refund, now: datetime) -> str:
     """Stripe's id of the refund. Stripe never returns more than was paid, so "refused" may mean that it is done."""
     if refund.must_be_looked_up(now):
-        return client.find_refund(refund.charge.payment_intent) or _create(refund)
+        return _find(refund) or _create(refund)
     try:
         return _create(refund)
     except StripeRefused:
-        found = client.find_refund(refund.charge.payment_intent)
+        found = _find(refund)
         if not found:
             raise
         return found
+
+
+def _find(refund: Refund) -> str:
+    return client.find_refund(refund.charge.payment_intent, amount_minor=refund.amount_minor)
 
 
 def _create(refund: Refund) -> str:

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from apps.payments.client import StripeKeySpent, StripeUnavailable
+from apps.payments.client import StripeKeySpent, StripeRefused, StripeUnavailable, create_refund
 from apps.payments.models import Charge, Refund
 from apps.payments.refunds import NothingToRefund, refund_charge
 from apps.payments.services import charge_order, record_charge
@@ -73,6 +73,21 @@ def test_a_refund_made_by_hand_at_stripe_counts(sandbox: Sandbox, charge: Charge
         refund_charge(charge.pk)
     sandbox.expire_idempotency_keys()  # the same request is now a new one, which Stripe refuses: it is done
     assert refund_charge(charge.pk).status == "succeeded"
+
+
+def test_a_part_given_back_by_hand_is_not_taken_for_the_whole(sandbox: Sandbox, charge: Charge) -> None:
+    create_refund(charge.payment_intent, amount_minor=1000, metadata={}, key="by-hand")
+    with pytest.raises(StripeRefused, match="greater than unrefunded amount"):
+        refund_charge(charge.pk)
+    charge.refresh_from_db()
+    assert (charge.status, charge.order.status, refunded(sandbox, charge)) == ("succeeded", "paid", 1000)
+
+
+def test_parts_given_back_by_hand_that_make_the_whole_count(sandbox: Sandbox, charge: Charge) -> None:
+    for amount in (1000, 1900):
+        create_refund(charge.payment_intent, amount_minor=amount, metadata={}, key=f"by-hand-{amount}")
+    assert refund_charge(charge.pk).status == "succeeded"
+    assert refunded(sandbox, charge) == 2900
 
 
 def test_what_was_never_taken_is_not_returned(sandbox: Sandbox) -> None:
