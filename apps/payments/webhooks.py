@@ -37,10 +37,11 @@ def verified_event(body: bytes, signature: str) -> Mapping[str, Any]:
         event = stripe.Webhook.construct_event(
             body, signature, settings.STRIPE_WEBHOOK_SECRET, tolerance=SIGNATURE_TOLERANCE_SECONDS
         ).to_dict()
-        return {"id": event["id"], "type": event["type"], "created": event["created"], "about": event["data"]["object"]}
+        made_at = datetime.fromtimestamp(event["created"], UTC)
+        return {"id": event["id"], "type": event["type"], "made_at": made_at, "about": dict(event["data"]["object"])}
     except stripe.SignatureVerificationError as error:
         raise BadWebhook("The signature does not fit this message.") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, OSError) as error:
         # The SDK builds its objects from whatever JSON there is, and fails in as many ways.
         raise BadWebhook("This is not a Stripe event.") from error
 
@@ -56,7 +57,7 @@ def receive(event: Mapping[str, Any]) -> WebhookEvent:
         defaults={
             "type": event["type"],
             "payment_intent": _intent_id(about),
-            "created_at": datetime.fromtimestamp(event["created"], UTC),
+            "created_at": event["made_at"],
         },
     )
     if is_new:
@@ -111,11 +112,11 @@ def _charge_of(about: Mapping[str, Any]) -> Charge | None:
     """By the intent's id; or, if the event came before we could keep that id, by what we wrote on the intent."""
     charge = Charge.objects.filter(payment_intent=_intent_id(about)).first()
     metadata = about.get("metadata") or {}
-    if charge or not {"charge_id", "order_id"} <= metadata.keys():
+    charge_id, order_id = (str(metadata.get(name, "")) for name in ("charge_id", "order_id"))
+    # Another shop on the same Stripe account may number its orders in its own way.
+    if charge or not (charge_id.isdecimal() and order_id.isdecimal()):
         return charge
-    return Charge.objects.filter(
-        pk=metadata["charge_id"], order_id=metadata["order_id"], payment_intent="", historic=False
-    ).first()
+    return Charge.objects.filter(pk=charge_id, order_id=order_id, payment_intent="", historic=False).first()
 
 
 def _intent_id(about: Mapping[str, Any]) -> str:

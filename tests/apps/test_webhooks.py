@@ -128,8 +128,11 @@ def test_an_unknown_kind_of_event_is_taken_and_does_nothing(charge: Charge) -> N
     assert WebhookEvent.objects.get().outcome == "Nothing to do."
 
 
-def test_a_payment_of_another_shop_is_taken_and_does_nothing(charge: Charge) -> None:
-    assert deliver(event("payment_intent.succeeded", charge, metadata={})).status_code == 200
+@pytest.mark.parametrize(
+    "metadata", [{}, {"order_id": "A-17", "charge_id": "x"}, {"order_id": "9" * 30, "charge_id": "9" * 30}]
+)
+def test_a_payment_of_another_shop_is_taken_and_does_nothing(charge: Charge, metadata: dict[str, str]) -> None:
+    assert deliver(event("payment_intent.succeeded", charge, metadata=metadata)).status_code == 200
     assert WebhookEvent.objects.get().outcome == "No charge of this shop."
 
 
@@ -163,6 +166,14 @@ def test_a_header_that_is_no_signature_is_refused(client: Client, header: str) -
 @pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"[]", b"17", b"not json", b"{}", b'{"id": "evt_1"}'])
 def test_a_body_that_is_no_event_is_refused(body: bytes) -> None:
     assert deliver(body).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"created": "yesterday"}, {"created": 10**30}, {"data": {"object": "pi_1"}}, {"data": 1}]
+)
+def test_a_signed_body_that_makes_no_sense_is_refused(charge: Charge, wrong: dict[str, Any]) -> None:
+    assert deliver(event("payment_intent.succeeded", charge) | wrong).status_code == 400
+    assert not WebhookEvent.objects.exists()
 
 
 @pytest.mark.parametrize("length", [MAX_BODY_BYTES + 1, 3_000_000])
