@@ -118,7 +118,7 @@ def _redis(url: str) -> Broker:
 
 def redis_options() -> dict[str, Any]:
     return {
-        "visibility_timeout": env.int("BROKER_VISIBILITY_SECONDS", VISIBILITY_SECONDS),
+        "visibility_timeout": env.whole("BROKER_VISIBILITY_SECONDS", VISIBILITY_SECONDS),
         # kombu looks for such messages every 10 × 10 polls by default, which adds up to 100 s.
         "unacked_restore_interval": 1,
         "unacked_restore_throttle": 1,
@@ -166,17 +166,17 @@ def _rabbitmq(url: str) -> Broker:
 
 
 def _sqs(url: str) -> Broker:
-    fifo = env.bool("BROKER_SQS_FIFO", False)
+    fifo = env.flag("BROKER_SQS_FIFO", False)
     options = {
         "region": env.str("AWS_REGION", "eu-west-1"),
         # A stand-in for Amazon, where there is one.
-        "endpoint_url": env.str("AWS_ENDPOINT_URL", "") or None,
+        "endpoint_url": env.address("AWS_ENDPOINT_URL", "") or None,
         # An account's queues share one list of names.
         "queue_name_prefix": env.str("BROKER_SQS_PREFIX", "nightshift-"),
         "fifo": fifo,
-        "visibility_timeout": env.int("BROKER_VISIBILITY_SECONDS", VISIBILITY_SECONDS),
+        "visibility_timeout": env.whole("BROKER_VISIBILITY_SECONDS", VISIBILITY_SECONDS),
         # Long polling costs fewest calls, and a message that arrives ends it at once. Twenty is Amazon's most.
-        "wait_time_seconds": env.int("BROKER_SQS_WAIT_SECONDS", 20),
+        "wait_time_seconds": env.whole("BROKER_SQS_WAIT_SECONDS", 20),
         # After it, and while every process is busy, kombu pauses: for a whole second by default, which makes a worker
         # with two processes run two jobs a second. Without any pause it would ask an Amazon that is away without end.
         "polling_interval": 0.1,
@@ -194,7 +194,7 @@ def _postgresql(url: str) -> Broker:
         # Without it, pgmq's client takes DATABASE_URL from the environment, whatever the broker's URL says. In libpq's
         # words and not as a URL, of which that client understands no socket's folder.
         "conn_string": _conninfo(urlsplit(url)),
-        "visibility_timeout": env.int("BROKER_VISIBILITY_SECONDS", VISIBILITY_SECONDS),
+        "visibility_timeout": env.whole("BROKER_VISIBILITY_SECONDS", VISIBILITY_SECONDS),
         # A message wakes its worker by NOTIFY, so nobody has to hold a connection in a server-side poll …
         "use_notify": True,
         "wait_time_seconds": 0,

@@ -1,0 +1,94 @@
+"""What a person may write into the environment: nonsense is refused with one sentence that names the variable."""
+
+import os
+import secrets
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from apps.local.places import ROOT
+from config.env import env
+
+# One that no sentence may repeat.
+PASSWORD = "hunter2"
+
+
+@pytest.mark.parametrize(("word", "read"), [("1", True), ("Yes", True), ("off", False), ("0", False), ("", True)])
+def test_a_flag_is_one_or_zero_and_an_empty_one_is_not_set(
+    word: str, read: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WISH", word)
+    assert env.flag("WISH", True) is read
+
+
+def test_seconds_may_have_a_fraction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WISH", "0.5")
+    assert env.seconds("WISH", 30) == timedelta(seconds=0.5)
+
+
+@pytest.mark.parametrize(
+    ("reader", "word"),
+    [
+        ("flag", "ture"),
+        ("flag", "2"),
+        ("whole", "-3"),
+        ("whole", "1.5"),
+        ("whole", "ten"),
+        ("seconds", "30s"),
+        ("seconds", "-1"),
+        ("seconds", "0"),
+        ("seconds", "nan"),
+        ("seconds", "1e9"),
+        ("seconds", "999999999"),
+        ("address", "shop.example.com"),
+        ("address", "ftp://files.example.com"),
+        ("address", "https://"),
+        ("database", "nonsense"),
+        ("database", "mysql://127.0.0.1/shop"),
+        ("database", f"postgres://night:{PASSWORD}/tail@127.0.0.1/shop"),
+        ("database", "postgres://127.0.0.1:port/shop"),
+        ("mail_server", "nonsense"),
+        ("mail_server", f"smtp://shop:{PASSWORD}@mail.example.com:port"),
+    ],
+)
+def test_nonsense_is_refused_by_name_and_no_password_is_repeated(
+    reader: str, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WISH", word)
+    with pytest.raises(ImproperlyConfigured, match=r"^WISH .*\.$") as refusal:
+        getattr(env, reader)("WISH", "")
+    assert PASSWORD not in str(refusal.value)
+
+
+def test_what_a_database_url_asks_for_is_kept() -> None:
+    code = "from config.settings import *; print(DATABASES['default']['OPTIONS']['sslmode'])"
+    assert run("-c", code, DATABASE_URL="postgres://night@db/shop?sslmode=verify-full").stdout == "verify-full\n"
+
+
+def test_a_command_says_in_one_sentence_which_setting_is_wrong() -> None:
+    ended = run("manage.py", "relay", JOBS_LEASE_SECONDS="30s")
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "Nightshift cannot start: JOBS_LEASE_SECONDS is '30s', and has to be a number of seconds above 0, like 2.5.\n"
+    )
+
+
+def test_production_settings_pass_djangos_own_check_of_them() -> None:
+    in_production = {"DEBUG": "0", "SANDBOX": "0", "SECRET_KEY": secrets.token_urlsafe(50)}
+    check = "check", "--deploy", "--fail-level", "WARNING"
+    assert run("-m", "django", *check, DJANGO_SETTINGS_MODULE="config.settings", **in_production).returncode == 0
+
+
+def test_what_runs_on_a_laptop_by_itself_can_be_told_that_it_is_not_one() -> None:
+    ended = run("manage.py", "help", DEBUG="0", SECRET_KEY="", SANDBOX=None)
+    assert ended.stderr.startswith("Nightshift cannot start: SECRET_KEY is not set.")
+
+
+def run(*command: str, **settings: str | None) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in {**os.environ, **settings}.items() if value is not None}
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
