@@ -43,6 +43,9 @@ def ensure() -> None:
         sys.exit(f"nightshift: {failure}")
     except PermissionError as error:
         sys.exit(f"nightshift: {error.filename} cannot be written. Run this as the owner of {ROOT}.")
+    except OSError as error:
+        trouble = f"{error.filename or ROOT}: {error.strerror}"
+        sys.exit(f"nightshift: {trouble}. Nightshift needs a folder with about 600 MB for its packages.")
     except KeyboardInterrupt:
         sys.exit("\nnightshift: stopped. Run the same command again to go on.")
     os.execv(PYTHON, [str(PYTHON), *sys.argv])
@@ -108,7 +111,10 @@ def make_environment() -> None:
     base = Path(sys._base_executable)  # type: ignore[attr-defined]  # noqa: SLF001 - no public name
     if VENV.exists():
         shutil.rmtree(VENV)
-    subprocess.run([base, "-m", "venv", "--without-pip", VENV], check=True)
+    made = subprocess.run([base, "-m", "venv", "--without-pip", VENV], capture_output=True, text=True, check=False)
+    if made.returncode:
+        said = (made.stderr or made.stdout).strip().rpartition("\n")[2]
+        raise installer.InstallationFailed(f"{base} cannot make an environment with `-m venv`. It says: {said}")
 
 
 def give_to_owner(folder: Path) -> None:

@@ -7,6 +7,8 @@ STEPS = 20
 
 
 def is_free(port: int) -> bool:
+    if not 0 < port < 65_536:
+        return False
     with socket.socket() as probe:
         # Without this a port whose last connection closed a minute ago counts as busy.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -81,6 +82,29 @@ def test_an_installation_that_failed_is_done_again(checkout: Path, monkeypatch: 
     with pytest.raises(Restarted):
         bootstrap.ensure()
     assert bootstrap.is_current()
+
+
+def test_a_python_that_makes_no_environment_is_said_in_one_sentence(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = checkout / "python"
+    python.write_text("#!/bin/sh\necho Traceback >&2\necho No module named venv >&2\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "_base_executable", str(python))
+    with pytest.raises(SystemExit, match=r"^nightshift: \S+ cannot make an environment .* No module named venv$"):
+        bootstrap.ensure()
+
+
+@pytest.mark.parametrize("trouble", [errno.ENOSPC, errno.EROFS])
+def test_a_full_disk_or_one_that_cannot_be_written_is_said_in_one_sentence(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, trouble: int
+) -> None:
+    def refused() -> None:
+        raise OSError(trouble, os.strerror(trouble), "var")
+
+    monkeypatch.setattr(bootstrap, "install", refused)
+    with pytest.raises(SystemExit, match=r"^nightshift: var: .*needs a folder with about 600 MB"):
+        bootstrap.ensure()
 
 
 def test_a_machine_without_pip_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
