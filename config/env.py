@@ -74,7 +74,7 @@ class Env(environ.Env):
             ) from error
 
     def _word(self, name: str) -> str:
-        return self.str(name, "").strip()
+        return str(self.str(name, "")).strip()
 
 
 env = Env()

@@ -42,7 +42,7 @@ def test_a_pool_without_a_living_child_has_not_started() -> None:
 
 def test_when_the_last_job_of_a_stopping_worker_is_read_no_child_waits_for_the_rest_to_be() -> None:
     handler, read = ResultHandler.__new__(ResultHandler), SimpleNamespace(value=3)
-    vars(handler).update(dict.fromkeys(("check_timeouts", "on_state_change", "join_exited_workers"), Mock()))
-    vars(handler).update(cache={}, fileno_to_outq={}, on_ready_counters={7: read})
+    handler.__dict__.update(dict.fromkeys(("check_timeouts", "on_state_change", "join_exited_workers"), Mock()))
+    handler.__dict__.update(cache={}, fileno_to_outq={}, on_ready_counters={7: read})
     handler.on_stop_not_started()
     assert read.value == EVERYTHING
