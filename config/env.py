@@ -74,7 +74,8 @@ class Env(environ.Env):
             ) from error
 
     def _word(self, name: str) -> str:
-        return str(self.str(name, "")).strip()
+        word: str = self.str(name, "")
+        return word.strip()
 
 
 env = Env()
