@@ -63,6 +63,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "apps.jobs.origin.OriginMiddleware",
     "config.request_log.RequestLogMiddleware",
+    "config.refusals.RefusalsMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "config.static.StaticFilesMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -1,0 +1,37 @@
+"""Requests that end in an empty page, or in an error of the server's, unless somebody says a sentence."""
+
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.template.loader import render_to_string
+
+FORM = "application/x-www-form-urlencoded"
+
+
+class RefusalsMiddleware:
+    """Django's 405 is an empty page. Who presses a button after a session has ended signs in, and lands on one.
+
+    No text in PostgreSQL holds a NUL, and the admin's filters hand one on. A form in another encoding is refused by
+    Django, whose page for developers then reads it again.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if _holds_nul(request) or _is_foreign_form(request):
+            return render(request, "400.html", status=400)
+        response = self.get_response(request)
+        if response.status_code == 405 and not response.content:
+            response.content = render_to_string("405.html", request=request)
+        return response
+
+
+def _holds_nul(request: HttpRequest) -> bool:
+    query = request.META.get("QUERY_STRING", "")
+    return "%00" in query or "\0" in query
+
+
+def _is_foreign_form(request: HttpRequest) -> bool:
+    return request.content_type == FORM and (request.encoding or "utf-8").lower() != "utf-8"

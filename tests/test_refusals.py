@@ -1,0 +1,23 @@
+"""What no view answers still gets a sentence."""
+
+import pytest
+from django.test import Client
+
+
+@pytest.mark.parametrize("address", ["/admin/orders/order/?status__exact=%00", "/login/?next=%00"])
+def test_an_address_with_a_nul_in_it_is_a_400(admin_client: Client, address: str) -> None:
+    response = admin_client.get(address)
+    assert response.status_code == 400
+    assert "made no sense" in response.text
+
+
+@pytest.mark.django_db
+def test_a_form_in_another_encoding_is_a_400(client: Client) -> None:
+    response = client.post("/login/", b"name=x", content_type="application/x-www-form-urlencoded; charset=utf-16")
+    assert response.status_code == 400
+
+
+def test_an_address_that_only_takes_what_a_button_sends_says_so(client: Client) -> None:
+    response = client.get("/webhooks/stripe/")
+    assert response.status_code == 405
+    assert "press it again" in response.text
