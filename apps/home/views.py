@@ -12,7 +12,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import User
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import ObjectDoesNotExist, PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -21,7 +21,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
 from apps.accounts.access import member_of_staff
-from apps.home.act import Act, CannotPlay, jobs_of
+from apps.home.act import Act, CannotPlay, Seen, jobs_of
 from apps.home.patterns import CHAPTERS, Pattern, find
 from apps.home.pulse import pulse as take_pulse
 from apps.jobs.backpressure import QueueFull
@@ -104,7 +104,7 @@ def _asked_ids(request: HttpRequest) -> list[UUID]:
 
 def _outcome(pattern: Pattern, name: str, act: Act, ids: Sequence[UUID]) -> dict[str, Any]:
     jobs = jobs_of(list(dict.fromkeys(ids)))  # a refused duplicate names the same job again
-    verdict = act.seen(ids)
+    verdict = _verdict(act, ids)
     letters = dict(DeadLetter.objects.filter(job_id__in=ids).values_list("job_id", "pk"))
     return {
         "pattern": pattern,
@@ -114,6 +114,16 @@ def _outcome(pattern: Pattern, name: str, act: Act, ids: Sequence[UUID]) -> dict
         "others_count": max(len(jobs) - SHOWN_JOBS, 0),
         "again": _seen_url(pattern, name, ids) if verdict.held is None else None,
     }
+
+
+def _verdict(act: Act, ids: Sequence[UUID]) -> Seen:
+    try:
+        return act.seen(ids)
+    except CannotPlay as sorry:
+        return Seen(str(sorry))
+    except (LookupError, ValueError, ObjectDoesNotExist):
+        # An address made by hand, or what the act made was deleted since.
+        return Seen("These are not the jobs of this button, or what they made is gone.", held=False)
 
 
 def _seen_url(pattern: Pattern, act: str, ids: Sequence[UUID]) -> str:

@@ -3,6 +3,8 @@ from collections.abc import Callable
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
+from django.utils import timezone
+from django.utils.http import urlencode
 from playwright.sync_api import Page, expect
 
 from apps.home.patterns import patterns
@@ -114,3 +116,19 @@ def test_an_outcome_of_nothing_is_no_error(client: Client, ada: User, query: str
         for act in ("run", "break"):
             response = client.get(f"/patterns/{pattern.slug}/{act}/seen/{query}")
             assert response.status_code == (404 if query else 200), pattern.slug
+
+
+def test_an_outcome_of_other_jobs_than_the_buttons_is_no_error(client: Client, ada: User) -> None:
+    client.force_login(ada)
+    ended = {"task": "tasks.lab_nothing", "queue": "default", "state": "succeeded", "finished_at": timezone.now()}
+    query = urlencode({"job": [Job.objects.create(**ended).pk for _ in range(2)]}, doseq=True)
+    for pattern in patterns():
+        for act in ("run", "break"):
+            assert client.get(f"/patterns/{pattern.slug}/{act}/seen/?{query}").status_code == 200, pattern.slug
+
+
+def test_a_button_pressed_after_the_session_has_ended_leads_to_a_sentence(client: Client, ada: User) -> None:
+    asked = client.post(ROLLED_BACK)
+    assert asked["Location"] == f"/login/?next={ROLLED_BACK}"
+    client.force_login(ada)
+    assert "press it again" in client.get(ROLLED_BACK).text
