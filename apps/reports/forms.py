@@ -1,4 +1,4 @@
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django import forms
@@ -9,6 +9,8 @@ from apps.reports.models import Report
 
 # A year and a day: more is a job for a data warehouse.
 LONGEST_DAYS = 366
+# A mail asked for later than that was meant for another year.
+LATEST_MAIL = timedelta(days=366)
 # The one format that a date field of HTML takes, whatever the language.
 DATE = forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"})
 
@@ -20,6 +22,7 @@ class AwareDateTimeField(forms.CharField):
         "invalid": "Write a date and time like 2026-01-31T09:00+01:00.",
         "naive": "Say in which time zone: put Z (for UTC) or an offset like +01:00 behind the time.",
         "past": "This moment has passed.",
+        "far": f"A mail can wait for at most {LATEST_MAIL.days} days.",
     }
 
     def clean(self, value: Any) -> datetime | None:
@@ -34,6 +37,8 @@ class AwareDateTimeField(forms.CharField):
             raise ValidationError(self.error_messages["naive"], "naive")
         if moment <= timezone.now():
             raise ValidationError(self.error_messages["past"], "past")
+        if moment > timezone.now() + LATEST_MAIL:
+            raise ValidationError(self.error_messages["far"], "far")
         return moment
 
 
@@ -65,6 +70,8 @@ class ReportForm(forms.ModelForm):  # type: ignore[type-arg]
         start, end = cleaned.get("start"), cleaned.get("end")
         if start and end and start > end:
             self.add_error("end", "The last day is before the first day.")
+        if end and end > timezone.now().date():
+            self.add_error("end", "This day has not come yet.")
         if start and end and (end - start).days >= LONGEST_DAYS:
             self.add_error("end", f"A report covers at most {LONGEST_DAYS} days.")
         return cleaned

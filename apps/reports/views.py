@@ -3,7 +3,7 @@ from datetime import datetime, timedelta
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.db import transaction
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.utils.http import content_disposition_header
@@ -15,7 +15,7 @@ from apps.jobs.models import Job
 from apps.reports.forms import ReportForm, SendForm
 from apps.reports.models import Report
 from apps.reports.services import XLSX_TYPE
-from apps.uploads import bucket
+from apps.uploads.answers import answer_with_file
 
 # The newest that a page shows.
 SHOWN = 50
@@ -70,12 +70,9 @@ def download(request: HttpRequest, report_id: int, kind: str) -> HttpResponse:
     """Answer with one of the report's files. Its name is made of two dates: nothing that anybody typed as text."""
     report = get_object_or_404(Report, pk=report_id, owner=signed_in(request), state=Report.State.READY)
     key = report.csv_key if kind == "csv" else report.xlsx_key
-    try:
-        content = bucket.read(key, at_most=MAX_DOWNLOAD_BYTES)
-    except bucket.FileMissing as missing:
-        raise Http404 from missing
     name = content_disposition_header(True, f"sales-{report.start}-to-{report.end}.{kind}") or "attachment"
-    return HttpResponse(content, content_type=CONTENT_TYPES[kind], headers={"Content-Disposition": name})
+    headers, content_type = {"Content-Disposition": name}, CONTENT_TYPES[kind]
+    return answer_with_file(request, key, at_most=MAX_DOWNLOAD_BYTES, content_type=content_type, headers=headers)
 
 
 def start(report: Report, send_at: datetime | None = None) -> None:

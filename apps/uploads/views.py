@@ -12,6 +12,7 @@ import tasks
 from apps.accounts.access import member_of_staff, signed_in
 from apps.jobs.models import Job
 from apps.uploads import bucket
+from apps.uploads.answers import answer_with_file
 from apps.uploads.files import store
 from apps.uploads.forms import UploadForm
 from apps.uploads.imports import LONG
@@ -59,11 +60,8 @@ def thumbnail(request: HttpRequest, upload_id: int, side: int) -> HttpResponse:
     upload = get_object_or_404(Upload, pk=upload_id, owner=signed_in(request), kind=Upload.Kind.PICTURE)
     if side not in THUMBNAIL_SIDES:
         raise Http404
-    try:
-        content = bucket.read(thumbnail_key(upload.key, side), at_most=MAX_THUMBNAIL_BYTES)
-    except bucket.FileMissing as missing:
-        raise Http404 from missing
-    return HttpResponse(content, content_type="image/webp", headers={"Cache-Control": "private, max-age=3600"})
+    key, headers = thumbnail_key(upload.key, side), {"Cache-Control": "private, max-age=3600"}
+    return answer_with_file(request, key, at_most=MAX_THUMBNAIL_BYTES, content_type="image/webp", headers=headers)
 
 
 # Exempt on the outside, checked on the inside: what comes between refuses a body before the check reads it.

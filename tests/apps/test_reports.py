@@ -12,6 +12,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 from openpyxl import load_workbook
+from pytest_django import Settings
 
 import tasks
 from apps.catalog.models import Product
@@ -141,6 +142,7 @@ def test_a_report_is_mailed_at_the_moment_that_was_asked_for(client: Client, ada
         ("2020-01-31T09:00+01:00", "This moment has passed"),
         ("tomorrow", "Write a date and time like"),
         ("9999-99-99T09:00Z", "Write a date and time like"),
+        ("9999-12-31T23:59:59-14:00", "can wait for at most 366 days"),
     ],
 )
 def test_a_moment_that_means_nothing_is_answered_with_a_sentence(
@@ -163,6 +165,7 @@ def test_a_moment_that_means_nothing_is_answered_with_a_sentence(
         ("2026-02-01", "2026-01-01", "before the first day"),
         ("2024-01-01", "2026-01-01", "at most 366 days"),
         ("yesterday", "2026-01-01", "Enter a valid date"),
+        ("9999-12-31", "9999-12-31", "has not come yet"),
         ("", "", "This field is required"),
     ],
 )
@@ -182,6 +185,16 @@ def test_a_report_is_downloaded_under_a_name_made_of_its_days(client: Client, re
         assert response.status_code == 200
         assert response["Content-Disposition"] == f'attachment; filename="sales-2026-01-01-to-2026-01-31.{kind}"'
     assert client.get(f"/reports/{report.pk}/sales.exe").status_code == 404
+
+
+def test_a_download_while_the_store_is_away_is_answered_with_a_sentence(
+    client: Client, report: Report, settings: Settings
+) -> None:
+    services.generate(report.pk, track=silently)
+    settings.AWS_ENDPOINT_URL = "http://127.0.0.1:1"
+    response = client.get(reverse("reports:download", args=[report.pk, "csv"]))
+    assert response.status_code == 503
+    assert "The file store cannot be reached" in response.content.decode()
 
 
 def test_anothers_report_is_not_there(client: Client, ada: User) -> None:
