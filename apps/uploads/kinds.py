@@ -11,6 +11,8 @@ from apps.uploads.models import Upload
 MAX_BYTES = 10 * 1024 * 1024
 # As many first bytes as the signatures below need.
 HEAD = 16
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+NOT_UTF_8 = "This list is not in UTF-8. In the spreadsheet choose “CSV UTF-8” when saving, and upload it again."
 
 
 class UploadRejected(Exception):
@@ -57,6 +59,8 @@ def check_content(kind: str, head: bytes) -> None:
     """Refuse a file whose first bytes are not what its kind promises."""
     if kind == Upload.Kind.PICTURE and not _is_picture(head):
         raise UploadRejected("This is not a picture: its content is neither JPEG, PNG nor WebP.")
+    if kind == Upload.Kind.CSV and head.startswith(UTF_16_MARKS):
+        raise UploadRejected(NOT_UTF_8)
     if kind == Upload.Kind.CSV and (_is_picture(head) or b"\0" in head):
         raise UploadRejected("This is not a product list: its content is not text.")
 

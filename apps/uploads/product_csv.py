@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from apps.uploads.kinds import UploadRejected
+from apps.uploads.kinds import NOT_UTF_8, UploadRejected
 
 HEADER = ["sku", "name", "price", "currency", "stock"]
 # All of them with two places: a price has at most two.
@@ -79,9 +79,7 @@ def _records(content: bytes) -> Iterator[tuple[int, list[str]]]:
             if cells:
                 yield reader.line_num, cells
     except UnicodeDecodeError as error:
-        raise UploadRejected(
-            "This list is not in UTF-8. In the spreadsheet choose “CSV UTF-8” when saving, and upload it again."
-        ) from error
+        raise UploadRejected(NOT_UTF_8) from error
     except csv.Error as error:
         raise UploadRejected(f"This list cannot be read as CSV at line {reader.line_num}: {error}.") from error
 

@@ -63,6 +63,7 @@ def test_a_long_list_goes_to_the_queue_for_batches(client: Client) -> None:
         ("lamp.jpg", b"\xff\xd8\xff", "text/html", "sent as another type"),
         ("lamp.jpg", b"just text", "image/jpeg", "This is not a picture"),
         ("list.csv", b"\x89PNG\r\n\x1a\n", "text/csv", "This is not a product list"),
+        ("list.csv", "sku,name".encode("utf-16"), "text/csv", "This list is not in UTF-8"),
     ],
 )
 def test_what_the_form_can_see_is_refused_at_once(
