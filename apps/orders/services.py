@@ -6,10 +6,13 @@ from datetime import datetime
 from django.db import IntegrityError, connection, transaction
 
 from apps.catalog.models import Product
+from apps.catalog.money import formatted
 from apps.orders.models import Customer, Order, OrderLine
 
-# More of one product is a slip of the finger. It also keeps a total within what Stripe takes (eight digits).
+# More of one product is a slip of the finger.
 MOST_OF_ONE_PRODUCT = 100
+# Stripe takes eight digits, whatever the currency.
+LARGEST_TOTAL_MINOR = 99_999_999
 
 
 class CannotPlaceOrder(Exception):
@@ -62,7 +65,8 @@ def cancel_order(order_id: int) -> Order:
     order = Order.objects.select_for_update().get(pk=order_id)
     untouched = order.status == Order.Status.PLACED and not order.charges.exists()
     if order.status != Order.Status.DECLINED and not untouched:
-        raise CannotCancel(f"Order {order.number} is {order.status} and being charged, so it cannot be cancelled.")
+        state = "being charged" if order.status == Order.Status.PLACED else order.status
+        raise CannotCancel(f"Order {order.number} is {state}, so it cannot be cancelled.")
     _move(order, Order.Status.CANCELLED, None)
     return order
 
@@ -89,7 +93,14 @@ def _products(lines: Mapping[str, int]) -> list[Product]:
         raise CannotPlaceOrder(f"We do not sell {', '.join(missing)}.")
     if len({product.currency for product in products}) > 1:
         raise CannotPlaceOrder("One order cannot mix currencies.")
+    if _total_minor(products, lines) > LARGEST_TOTAL_MINOR:
+        most = formatted(LARGEST_TOTAL_MINOR, products[0].currency)
+        raise CannotPlaceOrder(f"One order can be paid up to {most}. Please divide it.")
     return products
+
+
+def _total_minor(products: list[Product], lines: Mapping[str, int]) -> int:
+    return sum(product.price_minor * lines[product.sku] for product in products)
 
 
 def _write(customer: Customer, products: list[Product], lines: Mapping[str, int], request_key: str | None) -> Order:
@@ -97,7 +108,7 @@ def _write(customer: Customer, products: list[Product], lines: Mapping[str, int]
         customer=customer,
         number=order_numbers(1)[0],
         currency=products[0].currency,
-        total_minor=sum(product.price_minor * lines[product.sku] for product in products),
+        total_minor=_total_minor(products, lines),
         request_key=request_key or None,
     )
     OrderLine.objects.bulk_create(

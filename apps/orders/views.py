@@ -13,15 +13,15 @@ from apps.accounts.access import member_of_staff, signed_in
 from apps.catalog.models import Product
 from apps.jobs.models import Job
 from apps.orders import services
-from apps.orders.forms import PlaceOrderForm
+from apps.orders.forms import MOST_LINES, PlaceOrderForm
 from apps.orders.models import Order
 from apps.orders.services import CannotCancel, CannotPlaceOrder
 from apps.payments.refunds import NothingToRefund, record_refund_intent
 from apps.payments.services import OrderNotChargeable, charge_again
 
 ORDERS_A_PAGE = 50
-# Empty lines that the form offers.
-LINES_OFFERED = range(3)
+# Lines that the form offers: no product yet, and one of it.
+LINES_OFFERED = [("", "1")] * 3
 
 
 @login_required
@@ -128,7 +128,8 @@ def _visible(request: HttpRequest) -> QuerySet[Order]:
 
 def _form(request: HttpRequest, form: PlaceOrderForm, status: int = 200) -> HttpResponse:
     products = Product.objects.filter(active=True)
-    context = {"form": form, "products": products, "lines": LINES_OFFERED}
+    sent = list(zip(request.POST.getlist("sku"), request.POST.getlist("quantity"), strict=False))
+    context = {"form": form, "products": products, "lines": sent[:MOST_LINES] or LINES_OFFERED}
     return render(request, "orders/place.html", context, status=status)
 
 

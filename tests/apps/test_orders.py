@@ -64,12 +64,14 @@ def test_a_later_price_does_not_change_an_order(ada: Customer, mug: Product) -> 
         ({"NS-0001": 101}, "between 1 and 100"),
         ({"NS-9999": 1}, "We do not sell NS-9999"),
         ({"NS-0001": 1, "US-0001": 1}, "cannot mix currencies"),
+        ({"NS-9000": 1}, "can be paid up to 999,999.99 EUR"),
     ],
 )
 def test_what_is_not_an_order_is_refused_with_a_sentence(
     ada: Customer, mug: Product, lines: dict[str, int], sentence: str
 ) -> None:
     a_product("US-0001", currency="usd")
+    a_product("NS-9000", price_minor=100_000_000)
     with pytest.raises(CannotPlaceOrder, match=sentence):
         place_order(ada, lines)
     assert not Order.objects.exists()
@@ -142,6 +144,12 @@ def test_a_form_that_makes_no_sense_is_answered_with_422(
 ) -> None:
     assert place(client, form(ada, **wrong)).status_code == 422
     assert (Order.objects.count(), Job.objects.count()) == (0, 0)
+
+
+def test_a_form_that_is_refused_keeps_what_was_chosen(client: Client, ada: Customer, mug: Product) -> None:
+    page = place(client, form(ada, sku=["", "NS-0001"], quantity=["1", "101"])).content.decode()
+    assert '<option value="NS-0001" selected>' in page
+    assert 'value="101"' in page
 
 
 def test_empty_lines_of_the_form_are_not_meant(client: Client, ada: Customer, mug: Product) -> None:
@@ -222,6 +230,6 @@ def test_an_order_is_cancelled_only_while_no_money_is_on_its_way(client: Client,
     untouched, being_charged = place_order(ada, {"NS-0001": 1}), place_order(ada, {"NS-0001": 1})
     charged(being_charged, "recorded")
     assert cancel_order(untouched.pk).status == "cancelled"
-    with pytest.raises(CannotCancel, match="is placed and being charged"):
+    with pytest.raises(CannotCancel, match="is being charged, so"):
         cancel_order(being_charged.pk)
     assert client.post(reverse("orders:cancel", args=[being_charged.pk])).status_code == 409
