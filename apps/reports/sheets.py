@@ -9,10 +9,9 @@ import io
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
-from apps.catalog.money import ZERO_DECIMAL_CURRENCIES
+from apps.catalog.money import in_main_unit
 from apps.orders.queries import Sales
 
 HEADER = ("day", "sku", "product", "quantity", "amount", "currency")
@@ -48,7 +47,7 @@ class Sheets:
         self._write(HEADER)
 
     def add(self, sale: Sales) -> None:
-        amount = amount_of(sale)
+        amount = in_main_unit(sale.amount_minor, sale.currency)
         self._write((sale.day, escaped(sale.sku), escaped(sale.name), sale.quantity, amount, sale.currency.upper()))
 
     def csv(self) -> io.BytesIO:
@@ -71,8 +70,3 @@ def escaped(text: str) -> str:
     """Return the text as a cell that no spreadsheet takes for a formula."""
     printable = CONTROL.sub("", text)
     return f"'{printable}" if printable.lstrip(" ").startswith(FORMULA_STARTS) else printable
-
-
-def amount_of(sale: Sales) -> Decimal:
-    places = 0 if sale.currency in ZERO_DECIMAL_CURRENCIES else 2
-    return Decimal(sale.amount_minor).scaleb(-places)

@@ -175,6 +175,8 @@ def test_money_is_shown_with_its_currency_and_as_many_places_as_that_has() -> No
     assert formatted(123456, "eur") == "1,234.56 EUR"
     assert formatted(5, "usd") == "0.05 USD"
     assert formatted(1234, "jpy") == "1,234 JPY"
+    assert formatted(1234560, "kwd") == "1,234.560 KWD"
+    assert formatted(50000, "ugx") == "500.00 UGX"
 
 
 def test_pushing_and_pulling_is_for_staff_and_starts_jobs(client: Client) -> None:
