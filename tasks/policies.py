@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from apps.catalog.client import SupplierUnavailable
+from apps.catalog.client import SupplierRefused, SupplierUnavailable
 from apps.jobs.sqs import QueueUnavailable
 from apps.notifications.post import MailRefused, MailUnavailable
-from apps.payments.client import StripeUnavailable
+from apps.payments.client import CardDeclined, StripeUnavailable
 from apps.uploads.bucket import BucketUnavailable
 
 # Full jitter between 0 and the cap: after an outage the jobs do not come back all at once.
@@ -35,6 +35,7 @@ MAIL: dict[str, Any] = {
 }
 # Most of the charges that meet an outage succeed within a minute; the last try comes some ten minutes after the first.
 STRIPE: dict[str, Any] = {
+    "throws": (CardDeclined,),
     "autoretry_for": (StripeUnavailable,),
     "retry_backoff": 2,
     "retry_backoff_max": 600,
@@ -43,6 +44,7 @@ STRIPE: dict[str, Any] = {
 }
 # The supplier closes for an hour now and then: half of these tries come later than that.
 SUPPLIER: dict[str, Any] = {
+    "throws": (SupplierRefused,),
     "autoretry_for": (SupplierUnavailable,),
     "retry_backoff": 4,
     "retry_backoff_max": 1800,
