@@ -1,29 +1,21 @@
 """Money is looked at here, and never edited: it changes through the services only."""
 
-from typing import TypeVar
+from typing import Any
 
 from django.contrib import admin
-from django.db.models import Model
 from django.http import HttpRequest
 
+from apps.accounts.record_admin import RecordAdmin
 from apps.payments.models import Charge, Refund, WebhookEvent
 
-M = TypeVar("M", bound=Model)
 
-
-class RecordAdmin(admin.ModelAdmin[M]):
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+class MoneyAdmin(RecordAdmin):
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
 
 @admin.register(Charge)
-class ChargeAdmin(RecordAdmin[Charge]):
+class ChargeAdmin(MoneyAdmin):
     list_display = (
         "order",
         "number",
@@ -41,7 +33,7 @@ class ChargeAdmin(RecordAdmin[Charge]):
 
 
 @admin.register(Refund)
-class RefundAdmin(RecordAdmin[Refund]):
+class RefundAdmin(MoneyAdmin):
     list_display = ("charge", "amount", "status", "stripe_refund", "recorded_at", "settled_at")
     list_filter = ("status", "currency", "recorded_at")
     search_fields = ("charge__order__number", "stripe_refund", "charge__payment_intent")
@@ -49,7 +41,7 @@ class RefundAdmin(RecordAdmin[Refund]):
 
 
 @admin.register(WebhookEvent)
-class WebhookEventAdmin(RecordAdmin[WebhookEvent]):
+class WebhookEventAdmin(MoneyAdmin):
     list_display = ("event_id", "type", "payment_intent", "outcome", "created_at", "received_at")
     list_filter = ("type", "received_at")
     search_fields = ("event_id", "payment_intent", "outcome")
