@@ -39,6 +39,14 @@ def _asked() -> dict[str, Any]:
     return asked if isinstance(asked, dict) else {}
 
 
+def _number(name: str, default: float, most: float) -> float:
+    """Of a body that a person may have typed."""
+    given = _asked().get(name) or default
+    if not isinstance(given, (int, float)) or not 0 <= given <= most:
+        refuse(422, f"{name} has to be a number from 0 to {most}.")
+    return given
+
+
 @control.get("/_/faults")
 def show_faults() -> Response:
     return jsonify(world().switchboard.active())
@@ -113,14 +121,14 @@ def show_products() -> Response:
 @control.post("/_/supplier/limit")
 def limit_supplier() -> Response:
     """`requests` in `seconds`; no requests: no limit."""
-    asked = _asked()
-    world().allowance.set(asked.get("requests"), float(asked.get("seconds") or 60))
+    requests = None if _asked().get("requests") is None else int(_number("requests", 0, 1_000_000))
+    world().allowance.set(requests, _number("seconds", 60, 86_400))
     return jsonify({"requests": world().allowance.requests, "seconds": world().allowance.seconds})
 
 
 @control.post("/_/supplier/changes")
 def publish_changes() -> Response:
-    return jsonify({"published": publish(world().store, int(_asked().get("number") or 1))})
+    return jsonify({"published": publish(world().store, int(_number("number", 1, 10_000)))})
 
 
 @control.get("/_/mail")

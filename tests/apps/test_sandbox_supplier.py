@@ -1,6 +1,7 @@
 """The pretended supplier, over real HTTP."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import requests
@@ -8,6 +9,7 @@ from django.conf import settings
 
 from apps.sandbox.allowance import Allowance
 from apps.sandbox.client import Sandbox
+from apps.sandbox.control import HEADER
 from apps.sandbox.testing import running_sandbox
 
 LAMP = {"name": "Desk lamp", "price_minor": 4900}
@@ -93,6 +95,14 @@ def test_past_its_limit_the_supplier_says_when_to_come_back(sandbox: Sandbox) ->
     assert 58 <= int(answers[2].headers["Retry-After"]) <= 60
     sandbox.limit_supplier(None)
     assert ask(sandbox, "GET", "/stock/NS-0001").ok
+
+
+@pytest.mark.parametrize("asked", [{"requests": "many"}, {"requests": -1}, {"seconds": [60]}, {"number": 1e9}])
+def test_a_switch_that_is_no_number_is_refused_with_a_sentence(sandbox: Sandbox, asked: dict[str, Any]) -> None:
+    switch = "changes" if "number" in asked else "limit"
+    refused = requests.post(f"{sandbox.url}/_/supplier/{switch}", json=asked, headers={HEADER: "1"}, timeout=5)
+    assert refused.status_code == 422
+    assert "has to be a number" in refused.json()["error"]
 
 
 def test_the_limit_is_a_sliding_window() -> None:

@@ -100,6 +100,7 @@ def test_a_rate_of_nothing_hits_nothing(sandbox: Sandbox) -> None:
         {"party": "stripe", "mode": "error", "rate": 2},
         {"party": "stripe", "mode": "error", "rate": "often"},
         {"party": "stripe", "mode": "error", "count": [1]},
+        {"party": "stripe", "mode": "error", "count": "1e999"},
     ],
 )
 def test_a_switch_that_does_not_exist_is_refused_with_a_sentence(sandbox: Sandbox, asked: dict[str, object]) -> None:
