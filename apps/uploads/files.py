@@ -59,5 +59,6 @@ def refusals_noted(upload: Upload) -> Iterator[None]:
 
 
 def refuse(upload_id: int, reason: str) -> None:
-    """Close an upload as failed, unless it is settled already."""
-    Upload.objects.filter(pk=upload_id, state=Upload.State.RECEIVED).update(state=Upload.State.FAILED, reason=reason)
+    """Close an upload as failed, unless it is settled already. Raises `DoesNotExist` for one that is gone."""
+    upload = Upload.objects.get(pk=upload_id)
+    Upload.objects.filter(pk=upload.pk, state=Upload.State.RECEIVED).update(state=Upload.State.FAILED, reason=reason)
