@@ -198,7 +198,7 @@ def test_the_pages_show_an_order_in_every_state_of_its_charge(
     place(client, form(ada))
     charged(Order.objects.get(), status)
     for address in ("list", "place"):
-        assert client.get(reverse(f"orders:{address}"), {"page": "\x00"}).status_code == 200
+        assert client.get(reverse(f"orders:{address}"), {"page": "none"}).status_code == 200
     page = client.get(reverse("orders:detail", args=[Order.objects.get().pk]))
     assert Charge.Status(status).label in page.content.decode()
 

@@ -121,7 +121,7 @@ def test_an_outcome_of_nothing_is_no_error(client: Client, ada: User, query: str
 def test_an_outcome_of_other_jobs_than_the_buttons_is_no_error(client: Client, ada: User) -> None:
     client.force_login(ada)
     ended = {"task": "tasks.lab_nothing", "queue": "default", "state": "succeeded", "finished_at": timezone.now()}
-    query = urlencode({"job": [Job.objects.create(**ended).pk for _ in range(2)]}, doseq=True)
+    query = urlencode({"job": [str(Job.objects.create(**ended).pk) for _ in range(2)]}, doseq=True)
     for pattern in patterns():
         for act in ("run", "break"):
             assert client.get(f"/patterns/{pattern.slug}/{act}/seen/?{query}").status_code == 200, pattern.slug
