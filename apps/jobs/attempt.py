@@ -10,12 +10,14 @@ database that went away) is settled here, and Celery only acknowledges the messa
 Not guaranteed. Without `atomic=True` a crash just before that transaction runs the body again.
 """
 
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from celery.canvas import maybe_signature
 from celery.exceptions import Ignore, Reject
+from django.conf import settings
 from django.db import transaction
 from kombu.exceptions import EncodeError
 
@@ -43,6 +45,7 @@ class Attempt:
     def run(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
         """Returns the body's result. Raises the body's error for Celery to deal with, or Ignore if it is settled."""
         try:
+            self._begin()
             result = self._run_to_the_end(args, sensitive.unseal(kwargs))
         except (Ignore, Reject, QueueFull, *connections.LOST) as outcome:
             reason = outcome
@@ -52,6 +55,13 @@ class Attempt:
             raise Ignore(str(outcome)) from outcome
         self.request.callbacks = self.request.chain = None  # continued in `_succeed`, not by Celery's tracer
         return result
+
+    def _begin(self) -> None:
+        """A job that was claimed before may have been in a worker that died: from then on a crash counts only if its
+        body had begun. And what was claimed long ago, by a process that then stood still, may be another's by now.
+        """
+        if self.token > 1 or _is_long_ago(self.request.get("claimed_at")):
+            connections.patiently(lambda: ledger.begin(self.job_id, self.token))
 
     def _run_to_the_end(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
         with transaction.atomic() if self.task.atomic else nullcontext():
@@ -127,6 +137,11 @@ class Attempt:
 
     def _failure(self, exc: BaseException, kind: Kind | None = None) -> Failure:
         return Failure.of(exc, kind=kind).masked(sensitive.secrets_in(self.request.kwargs or {}))
+
+
+def _is_long_ago(claimed_at: float | None) -> bool:
+    """By the machine's own clock, which main process and child share. A fresh claim does not need to be asked for."""
+    return claimed_at is not None and time.monotonic() - claimed_at > settings.JOBS_LEASE.total_seconds() / 2
 
 
 def is_plain(task: "JobTask", headers: Mapping[str, Any], continued: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ raises: a worker that lost its lease cannot end, retry or bury the attempt that 
 Not guaranteed. A job may be *started* more than once, when its worker died or was taken for dead; only its end is
 written once. Code that acts on the world outside the database has to be safe to run twice.
 
-The life of a job, in calling order: record → take_due (relay) → claim → progress → succeed | retry | snooze | bury.
+The life of a job, in calling order: record → take_due (relay) → claim → begin → succeed | retry | snooze | bury.
 What brings a job back whose worker is gone is in `apps.jobs.rescue`. `docs/lifecycle.md` draws all of it.
 """
 
@@ -327,6 +327,16 @@ def put_back(job_id: UUID) -> bool:
     with connection.cursor() as cursor:
         cursor.execute("UPDATE jobs_job SET state = 'queued' WHERE id = %s AND state = 'sent'", [job_id])
         return bool(cursor.rowcount)
+
+
+def begin(job_id: UUID, token: int) -> None:
+    """Say that the body is about to run, for which a crash can be counted. Raises `LeaseLost` if it must not run."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE jobs_job SET begun_token = token WHERE id = %s AND token = %s AND state = 'running'",
+            [job_id, token],
+        )
+        _expect_one(cursor, job_id, token)
 
 
 ENDED = """

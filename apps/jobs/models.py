@@ -56,6 +56,7 @@ class Job(models.Model):
     attempts = models.IntegerField(db_default=0, help_text="Claims, less those that a deploy handed back.")
     crashes = models.IntegerField(db_default=0, help_text="Attempts that took their worker down, or lost it.")
     token = models.IntegerField(db_default=0, help_text="Fencing token: raised by every claim, never lowered.")
+    begun_token = models.IntegerField(null=True, help_text="Token of the last attempt that said: my body begins.")
 
     run_at = models.DateTimeField(db_default=Now())
     expires_at = models.DateTimeField(null=True)

@@ -30,13 +30,15 @@ logger = logging.getLogger(__name__)
 PATIENCE = 2.0
 # A message whose letter cannot be written comes back after this many seconds; at once would be a loop.
 REQUEUE_AFTER = 5.0
+# What this process and its children say of an attempt, and no message may.
+OURS = ("token", "ends_here", "claimed_at", "again", "progress_of_attempt")
 
 
 class JobRequest(Request):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        for name in ("token", "ends_here"):
-            self._request_dict.pop(name, None)  # these are ours to say, not the message's
+        for name in OURS:
+            self._request_dict.pop(name, None)
         self.is_handed_back = False
         meter.received(self)
 
@@ -73,10 +75,13 @@ class JobRequest(Request):
         self.acknowledged = True
         self.message.reject_log_error(logger, self._connection_errors, requeue=True)
 
-    def grant(self, token: int, *, ends_here: bool) -> None:
-        """The job is ours. `ends_here`: its plain success may be written by this process, together with others."""
+    def grant(self, token: int, *, claimed_at: float, ends_here: bool) -> None:
+        """The job is ours, since `claimed_at` on the machine's monotonic clock.
+
+        `ends_here`: its plain success may be written by this process, together with others.
+        """
         _, _, continued = self._payload
-        self._request_dict["token"] = token
+        self._request_dict |= {"token": token, "claimed_at": claimed_at}
         if ends_here and is_plain(self._task, self._request_dict, continued or {}):
             self._request_dict["ends_here"] = True
             # Celery makes a subclass for each task, with an `on_success` of its own.

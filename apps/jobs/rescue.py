@@ -24,6 +24,10 @@ from apps.jobs.failures import Failure
 from apps.jobs.metrics import counts
 from apps.jobs.models import Job
 
+# So often may a job be lost before its body has begun. It is an innocent neighbour of what killed its workers; but
+# perhaps it is what kills them, when it is handed to a process.
+UNBEGUN_AT_MOST = 50
+
 
 def renew(job_ids: Iterable[UUID], worker_id: UUID) -> list[UUID]:
     """Prolong the leases of this worker's running jobs. Returns those that someone asked to cancel."""
@@ -114,6 +118,7 @@ def _lock_sent(job_id: UUID) -> Job | None:
 def hand_on_expired(limit: int = 100) -> int:
     """Hand on the jobs whose lease ran out: their worker is dead, frozen or cut off. Returns how many.
 
+    A worker claims more than it runs, so of what it leaves behind some has not begun, and that is no crash of theirs.
     After PostgreSQL itself was away nobody could renew, so the living get one lease's time to do it.
     """
     with transaction.atomic():
@@ -130,10 +135,18 @@ def hand_on_expired(limit: int = 100) -> int:
             .order_by("lease_until")[:limit]
         )
         for job in expired:
-            _count_crash(job, Failure.worker_lost())
+            if _may_have_begun(job) or job.cancel_requested:
+                _count_crash(job, Failure.worker_lost())
+            else:
+                _let_go(job, Failure.worker_lost("The worker that held this job was lost before the job began."))
     for job in expired:
         counts.count("rescued", job.task, job.queue)
     return len(expired)
+
+
+def _may_have_begun(job: Job) -> bool:
+    """A first attempt does not say so: that would be a statement for every job. It gets one crash too many at most."""
+    return job.token in (1, job.begun_token) or job.attempts > UNBEGUN_AT_MOST
 
 
 def _count_crash(job: Job, failure: Failure) -> None:
@@ -144,15 +157,15 @@ def _count_crash(job: Job, failure: Failure) -> None:
         ledger.die(job, failure)
         errbacks.start(job, failure)
     else:
-        _let_go_after_crash(job, failure)
+        _let_go(job, failure, crashes=1)
 
 
-def _let_go_after_crash(job: Job, failure: Failure) -> None:
+def _let_go(job: Job, failure: Failure, crashes: int = 0) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
-            f"UPDATE jobs_job SET {ledger.LET_GO}, crashes = crashes + 1, {ledger.WITH_ERRORS} WHERE id = %s",
+            f"UPDATE jobs_job SET {ledger.LET_GO}, crashes = crashes + %s, {ledger.WITH_ERRORS} WHERE id = %s",
             # The first crash is mostly a deploy or a host: run at once. More of them look like the job's own doing.
-            [job.crashes, dumps([failure.as_entry()]), job.id],
+            [job.crashes, crashes, dumps([failure.as_entry()]), job.id],
         )
         ledger.wake_relay(cursor)
 

@@ -9,7 +9,7 @@ from unittest.mock import ANY, Mock
 from uuid import uuid4
 
 import pytest
-from celery import chain, current_app
+from celery import chain, current_app, shared_task
 from celery.app.trace import trace_task
 from celery.worker import state
 from django.db import OperationalError
@@ -22,6 +22,13 @@ from apps.jobs.claims import Claims
 from apps.jobs.models import Job, QueuePause
 from tasks.lab import lab_nothing, lab_nothing_broker_only
 from tests.jobs.bench import Bench, Message
+
+ran: list[str] = []
+
+
+@shared_task(name="test_claims.note", bind=True)
+def lab_note(self: Any) -> None:
+    ran.append(self.request.id)
 
 
 class Timer:
@@ -260,6 +267,18 @@ def test_a_success_that_the_database_does_not_take_is_kept_and_its_lease_renewed
     main.timer.pass_time(2)
     assert request.acknowledged
     assert bench.job(job).state == Job.State.SUCCEEDED
+
+
+def test_a_job_whose_worker_stood_still_between_claim_and_start_is_not_begun(main: Main, bench: Bench) -> None:
+    """SIGSTOP for longer than a lease: another worker has the job by the time this one wakes up."""
+    result = lab_note.delay()
+    [request] = main.fetch(bench.send())
+    main.timer.pass_time()
+    request.request_dict["claimed_at"] -= 60
+    Job.objects.update(token=2)
+    main.run(request)
+    assert ran == []
+    assert (bench.job(result).state, bench.job(result).token) == (Job.State.RUNNING, 2)
 
 
 def test_a_stop_writes_what_succeeded(main: Main, bench: Bench) -> None:

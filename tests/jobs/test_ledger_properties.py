@@ -198,7 +198,11 @@ class LedgerMachine(RuleBasedStateMachine):
         self.claims.add((job_id, tokens[job_id]))
         return Held(job_id, tokens[job_id], worker_id)
 
-    @rule(number=SESSIONS, held=held, what=st.sampled_from(["succeed", "succeed_many", "retry", "snooze", "report"]))
+    @rule(
+        number=SESSIONS,
+        held=held,
+        what=st.sampled_from(["succeed", "succeed_many", "retry", "snooze", "report", "begin"]),
+    )
     def end_attempt(self, number: int, held: Held, what: str) -> None:
         """It changes the job if the token is the job's own; else it raises and changes nothing.
 
@@ -228,6 +232,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 ledger.snooze(job_id, token, 0)
             case "report":
                 ledger.report(job_id, token, {"done": 1})
+            case "begin":
+                ledger.begin(job_id, token)
 
     def _is_running_under(self, held: Held) -> bool:
         row = self.seen[held.job_id]

@@ -75,12 +75,48 @@ def test_a_poison_job_ends_as_a_dead_letter(db: None, no_grace_after_a_restart: 
     crashes = 0
     while row(job_id).is_live:
         ledger.hurry([job_id])
-        claim(job_id)
+        ledger.begin(job_id, claim(job_id))
         crashes += rescue.hand_on_expired()
         assert crashes < 20
     assert crashes == rescue.crashes_allowed(row(job_id)) + 1
     letter = DeadLetter.objects.get()
     assert (letter.kind, letter.attempts) == (Kind.CRASHED, crashes)
+
+
+def test_a_job_that_its_dead_workers_had_not_begun_is_counted_one_crash_at_most(
+    db: None, no_grace_after_a_restart: None
+) -> None:
+    """It was claimed together with a job that kills workers, and waited behind it each time."""
+    job_id = record()
+    for _ in range(rescue.crashes_allowed(row(job_id)) + 5):
+        ledger.hurry([job_id])
+        claim(job_id)
+        rescue.hand_on_expired()
+    job = row(job_id)
+    assert (job.state, job.crashes) == (Job.State.QUEUED, 1)
+    assert "before the job began" in job.errors[-1]["message"]
+
+
+def test_a_job_that_kills_its_workers_before_it_begins_ends_all_the_same(
+    db: None, no_grace_after_a_restart: None
+) -> None:
+    job_id = record()
+    while row(job_id).is_live:
+        ledger.hurry([job_id])
+        claim(job_id)
+        rescue.hand_on_expired()
+        assert row(job_id).token < 100
+    assert DeadLetter.objects.get().kind == Kind.CRASHED
+
+
+def test_a_job_says_that_it_begins_when_it_was_claimed_before(bench: Bench) -> None:
+    result = lab_nothing.delay()
+    [message] = bench.send()
+    bench.deliver(message)
+    assert bench.job(result).begun_token is None
+    Job.objects.update(state="queued", finished_at=None)
+    bench.run_due()
+    assert (bench.job(result).state, bench.job(result).begun_token) == (Job.State.SUCCEEDED, 2)
 
 
 def test_a_task_that_may_fail_often_may_crash_often(db: None) -> None:
