@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from django.db import InterfaceError, OperationalError, connection
+from django.db import InterfaceError, InternalError, OperationalError, connection
 
-LOST = (OperationalError, InterfaceError)
+# A server that was the primary until a moment ago answers, and refuses to write: that is PostgreSQL's "internal error".
+LOST = (OperationalError, InterfaceError, InternalError)
 
 # A server that restarts in good order is back in a few seconds; a fail-over takes up to half a minute.
 PATIENCE_SECONDS = 30.0

@@ -15,9 +15,10 @@ Follow one job: `apply_async` → `ledger.record` → `Relay.publish_due` → `b
 
 import inspect
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
+from functools import wraps
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -71,6 +72,14 @@ class JobTask(celery.Task):
     sensitive: tuple[str, ...] = ()
 
     Request = "apps.jobs.request:JobRequest"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A task may have hooks of its own. Celery's do nothing, so who writes one does not think of `super()`."""
+        super().__init_subclass__(**options)
+        for name in ("before_start", "on_retry", "on_failure", "after_return"):
+            ours, theirs = getattr(JobTask, name), getattr(cls, name)
+            if theirs is not ours and not hasattr(theirs, "comes_after"):
+                setattr(cls, name, _after(ours, theirs))
 
     # --- In the process that asks -------------------------------------------------------------------------------------
 
@@ -308,16 +317,23 @@ class JobTask(celery.Task):
             # `self.retry()` without an error has none to keep.
             failure = Failure.of(exc).masked(self._secrets()) if exc else None
             connections.patiently(lambda: ledger.retry(job_id_of(task_id), self.request.token, again, failure))
+            self.request.again = None  # a task's own `on_retry` may call this one again
 
     def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """running → dead. Celery calls this in the child, and in the main process after a hard time limit."""
+        """running → dead. Celery calls this in the child, and in the main process after a hard time limit.
+
+        What the body says of a lost database, `Attempt` has dealt with. If it comes here, the attempt's outcome could
+        not be written for longer than anybody waits; it was perhaps a success, or a retry.
+        """
         if self.request.is_eager:
             return
         job_id, is_here = job_id_of(task_id), self.request.id == task_id
         token = self.request.get("token") if is_here else lease.token_of(job_id)
         retries = self.request.retries if is_here else 0
         failure = Failure.of(exc, kind=self._kind(exc, retries)).masked(sensitive.secrets_in(kwargs or {}))
-        if token is not None:
+        if token is not None and isinstance(exc, connections.LOST):
+            logger.warning("%s[%s] waits for its lease to run out, the ledger is away", self.name, job_id)
+        elif token is not None:
             connections.patiently(lambda: ledger.bury(job_id, token, failure))
         elif is_here and self._in_ledger():
             # `before_start` raised. A broker-only job's letter is written by the main process, see `JobRequest`.
@@ -349,6 +365,16 @@ class JobTask(celery.Task):
     def progress(self, done: int, total: int | None, note: str = "") -> None:
         """Report how far, where there is no list of items to go through."""
         Progress.of(self.request).report(done, total, note)
+
+
+def _after(ours: Callable[..., None], theirs: Callable[..., None]) -> Callable[..., None]:
+    @wraps(theirs)
+    def hook(self: JobTask, *args: Any, **kwargs: Any) -> None:
+        ours(self, *args, **kwargs)
+        theirs(self, *args, **kwargs)
+
+    hook.comes_after = ours  # type: ignore[attr-defined]
+    return hook
 
 
 def _carried(options: Mapping[str, Any], asked_by: origin.Origin) -> dict[str, Any]:

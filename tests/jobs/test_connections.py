@@ -64,6 +64,18 @@ def test_a_connection_that_is_cut_while_the_body_runs_does_not_cost_the_job(monk
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_server_that_is_the_primary_no_longer_is_left_for_the_one_that_is() -> None:
+    """After a fail-over: it answers all questions, and refuses to write."""
+    result = lab_nothing.delay()
+    [message] = Bench().send()
+    with connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_read_only = on")
+    Bench().deliver(message)
+    job = Job.objects.get(pk=result.id)
+    assert (job.state, job.attempts) == (Job.State.SUCCEEDED, 1)
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_connection_that_failed_is_replaced() -> None:
     cut_the_connection()
     with pytest.raises(OperationalError):

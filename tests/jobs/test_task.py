@@ -12,7 +12,7 @@ from celery.exceptions import QueueNotFound
 from celery.result import AsyncResult
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.test import override_settings
 from django.utils import timezone
 
@@ -391,6 +391,78 @@ def test_a_message_of_a_stranger_gets_a_row(bench: Bench, task_id: str) -> None:
     assert AsyncResult(task_id).get() == 3
 
 
+# --- Hooks of a task's own --------------------------------------------------------------------------------------------
+
+
+class WithHooks(JobTask):
+    """As Celery's users write it: without `super()`, because Celery's own hooks do nothing."""
+
+    abstract = True
+
+    def before_start(self, *args: Any) -> None:
+        seen.append("before_start")
+
+    def on_success(self, *args: Any) -> None:
+        seen.append("on_success")
+
+    def on_retry(self, *args: Any) -> None:
+        seen.append("on_retry")
+
+    def on_failure(self, *args: Any) -> None:
+        seen.append("on_failure")
+
+    def after_return(self, *args: Any) -> None:
+        seen.append("after_return")
+
+
+class WithPoliteHooks(WithHooks):
+    abstract = True
+
+    def on_retry(self, *args: Any) -> None:
+        super().on_retry(*args)
+
+    def on_failure(self, *args: Any) -> None:
+        super().on_failure(*args)
+
+
+def fail_or_not(fail: bool) -> None:
+    if fail:
+        raise Unreachable("nobody there")
+
+
+RETRIED: dict[str, Any] = {"autoretry_for": (Unreachable,), "max_retries": 1, "retry_backoff": 1}
+hooked = shared_task(base=WithHooks, name="tests.hooked", **RETRIED)(fail_or_not)
+politely_hooked = shared_task(base=WithPoliteHooks, name="tests.politely_hooked", **RETRIED)(fail_or_not)
+
+
+@pytest.mark.parametrize("task", [hooked, politely_hooked])
+def test_a_tasks_own_hooks_are_called_and_do_not_stand_before_the_ledgers(bench: Bench, task: JobTask) -> None:
+    good = task.delay(fail=False)
+    bench.run_due()
+    assert seen == ["before_start", "on_success", "after_return"]
+    assert job_of(good).state == Job.State.SUCCEEDED
+    seen.clear()
+    bad = task.delay(fail=True)
+    bench.run_due()
+    assert (job_of(bad).state, job_of(bad).retries) == (Job.State.QUEUED, 1)
+    bench.run_all()
+    assert seen == ["before_start", "on_retry", "before_start", "on_failure", "after_return"]
+    assert (job_of(bad).state, bench.letter(bad).kind) == (Job.State.DEAD, "exhausted")
+    assert len(job_of(bad).errors) == 2
+
+
+def test_hooks_that_are_given_to_the_decorator_are_called_too(bench: Bench) -> None:
+    noted = shared_task(name="tests.noted", on_failure=lambda *_: seen.append("on_failure"))(_fail)
+    result = noted.delay()
+    bench.run_due()
+    assert seen == ["on_failure"]
+    assert job_of(result).state == Job.State.DEAD
+
+
+def _fail() -> None:
+    raise ValueError("broken")
+
+
 # --- AsyncResult ------------------------------------------------------------------------------------------------------
 
 
@@ -411,6 +483,28 @@ def test_a_failed_result_raises_the_tasks_error(bench: Bench) -> None:
         result.get()
 
 
+# --- A database that is away for longer than anybody waits ------------------------------------------------------------
+
+
+def _away(*args: Any, **kwargs: Any) -> None:
+    raise OperationalError("the server is away")
+
+
+@pytest.mark.filterwarnings("ignore:Exception raised outside body")
+@pytest.mark.parametrize("task", [lab_add, hooked])
+def test_a_job_whose_attempt_could_not_be_written_runs_again_when_its_lease_is_over(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, task: JobTask
+) -> None:
+    """It had succeeded, or was to be retried: a letter that says "permanent" would be wrong."""
+    result = task.delay(1, 2) if task is lab_add else task.delay(fail=True)
+    for name in ("succeed", "retry"):
+        monkeypatch.setattr(f"apps.jobs.ledger.{name}", _away)
+    monkeypatch.setattr("apps.jobs.rescue.crashed", _away)
+    bench.run_due()
+    assert job_of(result).state == Job.State.RUNNING
+    assert not DeadLetter.objects.exists()
+
+
 # --- Atomic -----------------------------------------------------------------------------------------------------------
 
 
@@ -428,8 +522,6 @@ def lose_the_lease(self: JobTask, name: str) -> None:
 def test_an_atomic_task_whose_end_fails_has_done_nothing_and_runs_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from django.db import OperationalError
-
     from apps.jobs import ledger
 
     succeed = ledger.succeed
