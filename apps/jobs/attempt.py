@@ -136,7 +136,7 @@ class Attempt:
         rescue.crashed(self.job_id, self._failure(outcome, Kind.CRASHED), token=self.token)
 
     def _failure(self, exc: BaseException, kind: Kind | None = None) -> Failure:
-        return Failure.of(exc, kind=kind).masked(sensitive.secrets_in(self.request.kwargs or {}))
+        return Failure.of(exc, kind=kind).masked(self.task.secrets_in(self.request.kwargs))
 
 
 def _is_long_ago(claimed_at: float | None) -> bool:

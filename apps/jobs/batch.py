@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from django.db import connection
+from django.db import DatabaseError, InterfaceError, connection
 
 from apps.jobs import connections
 
@@ -45,8 +45,9 @@ class Batch(Generic[T]):
         try:
             connections.refresh()
             self.write(items)
-        except connections.LOST as exc:
-            logger.warning("The ledger is away, %d jobs wait for it: %s", len(items), str(exc).strip())
+        except (DatabaseError, InterfaceError) as exc:
+            # Also what is no outage: while a deploy migrates a table, code may be newer than its columns.
+            logger.warning("The ledger cannot be written, %d jobs wait for it: %s", len(items), str(exc).strip())
             connection.close()
             self.items = items + self.items
             self._flush_by(time.monotonic() + TRY_AGAIN)

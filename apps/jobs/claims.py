@@ -60,9 +60,11 @@ class Claims:
                 self.batch.add(request, within=0.0)  # a second message of the same job: what is it after the first?
             elif request.job_id in tokens:
                 request.grant(tokens[request.job_id], claimed_at=claimed_at, ends_here=self.ends_here)
-            else:
-                self._refuse(request)
         self._start([request for request in requests if request.token is not None])
+        # Last: what goes wrong with one of these must not keep what is ours from being started.
+        for request in first.values():
+            if request.token is None:
+                self._refuse(request)
 
     def _start(self, requests: list["JobRequest"]) -> None:
         """With a solo pool, each runs to its end here."""
@@ -76,7 +78,7 @@ class Claims:
     def _refuse(self, request: "JobRequest") -> None:
         try:
             why = ledger.refuse(request.job_id)
-        except connections.LOST as exc:
+        except Exception as exc:  # noqa: BLE001 - of this one message, which comes back; the others must be settled too
             logger.warning("%s[%s] cannot be settled: %s", request.name, request.id, str(exc).strip())
             connection.close()
             self.batch.timer.call_after(REQUEUE_AFTER, request.message.requeue)

@@ -15,13 +15,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from celery import current_app
 from celery.worker.consumer import Consumer
+from django.db import DatabaseError, InterfaceError
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from apps.jobs import claims, connections, dead_letters, endings, lease, rescue
 from apps.jobs.claims import Claims
 from apps.jobs.envelope import UNREADABLE
-from apps.jobs.failures import Failure, Kind
+from apps.jobs.failures import Failure, Kind, plain
 from apps.jobs.ids import job_id_of
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,9 @@ REQUEUE_AFTER = 5.0
 # What a worker tells of its jobs (Flower, metrics) leaves in batches. Celery publishes it after each step of a job,
 # which took the main process almost as long as all else that it does for the job.
 EVENTS_EVERY = 0.1
+
+# PostgreSQL's largest integer.
+MOST_RETRIES = 2**31 - 1
 
 
 class BadMessage(ValueError):
@@ -102,7 +107,8 @@ class JobConsumer(Consumer):
         failure = failure or Failure.of(exc, kind=Kind.UNDECODABLE)
         try:
             connections.patiently(lambda: dead_letters.write_for_message(message, failure), PATIENCE)
-        except connections.LOST:
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("The dead letter of a message cannot be written yet: %s", str(error).strip())
             lease.call_later(REQUEUE_AFTER, message.requeue)
         else:
             logger.error("Dead letter for a message that is no task call: %s", failure.message)
@@ -150,8 +156,8 @@ def check(message: Any) -> None:
         _check_headers(headers)
         payload = _decoded(message)
         _check_body(payload)
-        if not headers.get("ledger"):
-            _check_characters(payload)
+        if _is_to_get_a_row(headers):
+            _check_values(payload)
 
 
 def _check_headers(headers: dict[str, Any]) -> None:
@@ -162,8 +168,16 @@ def _check_headers(headers: dict[str, Any]) -> None:
     if limits is not None and not _is_pair_of_seconds(limits):
         raise BadMessage(f"The header 'timelimit' is {limits!r}, not two numbers.")
     retries = headers.get("retries")
-    if retries is not None and not isinstance(retries, int):
-        raise BadMessage(f"The header 'retries' is {retries!r}, not a number.")
+    if retries is not None and not (isinstance(retries, int) and 0 <= retries <= MOST_RETRIES):
+        raise BadMessage(f"The header 'retries' is {retries!r}, not a number of retries.")
+    for name in ("id", "root_id", "parent_id", "group"):
+        _check_id(name, headers.get(name))
+
+
+def _check_id(name: str, value: Any) -> None:
+    """It becomes a job's id, together with those of other messages: what is wrong with one must not stop them all."""
+    if value is not None and not (isinstance(value, str) and plain(value) == value):
+        raise BadMessage(f"The header {name!r} is {value!r}, not an id.")
 
 
 def _is_pair_of_seconds(limits: Any) -> bool:
@@ -195,8 +209,12 @@ def _check_body(payload: Any) -> None:
         raise BadMessage("The options are not a mapping.")
 
 
-def _check_characters(payload: Any) -> None:
-    """Of a message from a producer that does not know the ledger: its arguments are about to get a row there."""
+def _is_to_get_a_row(headers: dict[str, Any]) -> bool:
+    """A message of a durable task, from a producer that does not know the ledger."""
+    return not headers.get("ledger") and getattr(current_app.tasks.get(headers["task"]), "durable", False)
+
+
+def _check_values(payload: Any) -> None:
     arguments = list(payload[:2])
     if dead_letters.storable(arguments) != arguments:
-        raise BadMessage("The arguments hold a character that PostgreSQL cannot store.")
+        raise BadMessage("The arguments hold a character or a number that PostgreSQL cannot store.")

@@ -10,6 +10,7 @@ Not guaranteed. Replaying runs the task again: that it is safe to run twice is t
 """
 
 import inspect
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -79,15 +80,32 @@ def write_for_request(request: Any, failure: Failure) -> None:
     letter = DeadLetter(
         job_id=job_id_of(request.id),
         durable=False,
-        task=request.task_name,
-        args=storable(list(request.args or ())),
-        kwargs=storable(dict(request.kwargs or {})),
+        **_call(request.task_name, request.args, request.kwargs),
         options={option: embed[name] for option, name in CONTINUATIONS.items() if embed.get(name)},
         queue=(request.delivery_info or {}).get("routing_key") or "",
         attempts=request.request_dict.get("retries", 0) + 1,
         **failure.as_letter(request.task_name),
     )
     DeadLetter.objects.bulk_create([letter], ignore_conflicts=True)
+
+
+def write_for_unadopted(request: Any, failure: Failure) -> None:
+    """For a message of a producer that does not know the ledger, of which no row could be made."""
+    letter = DeadLetter(
+        job_id=job_id_of(request.id),
+        durable=False,
+        **_call(request.task, request.args, request.kwargs),
+        queue=(request.delivery_info or {}).get("routing_key") or "",
+        **failure.as_letter(request.task),
+    )
+    DeadLetter.objects.bulk_create([letter], ignore_conflicts=True)
+
+
+def _call(task: str, args: Any, kwargs: Any) -> dict[str, Any]:
+    """As columns. Whoever sent the message may not know which arguments are secret."""
+    secret = getattr(current_app.tasks.get(task), "sensitive", ())
+    sealed = sensitive.seal(storable(dict(kwargs or {})), secret)
+    return {"task": task, "args": storable(list(args or ())), "kwargs": sealed}
 
 
 def write_for_message(message: Any, failure: Failure) -> None:
@@ -102,9 +120,7 @@ def write_for_message(message: Any, failure: Failure) -> None:
     letter = DeadLetter(
         id=_letter_id(message),
         durable=False,
-        task=plain(str(task), 255),
-        args=storable(args),
-        kwargs=storable(kwargs),
+        **_call(plain(str(task), 255), args, kwargs),
         queue=str((message.delivery_info or {}).get("routing_key") or "")[:100],
         **failure.as_letter(str(task)),
     )
@@ -131,9 +147,13 @@ def _arguments(message: Any) -> tuple[list[Any], dict[str, Any]]:
 
 
 def storable(value: Any) -> Any:
-    """JSON allows a NUL and half a character in a text, and PostgreSQL does not: the message must not get stuck."""
+    """JSON allows a NUL and half a character in a text, Python's NaN too, and PostgreSQL does not: no message must get
+    stuck over that.
+    """
     if isinstance(value, str):
         return plain(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if isinstance(value, dict):
         return {plain(str(key)): storable(inner) for key, inner in value.items()}
     if isinstance(value, list):

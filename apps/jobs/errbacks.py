@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 def start(job: Job, failure: Failure) -> None:
     """In the transaction in which the job dies."""
     for callback in job.options.get("link_error", ()):
+        if not isinstance(callback, dict):
+            logger.warning("%s has a callback that is no signature: %r", job, callback)
+            continue
         errback = maybe_signature(callback, app=current_app)
         if _wants_the_error(errback):
             error = create_exception_cls(failure.exception, "apps.jobs.failures")(failure.message)

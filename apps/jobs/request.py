@@ -16,7 +16,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
 from celery.worker.request import Request
 
-from apps.jobs import connections, dead_letters, endings, lease, ledger, rescue, sensitive
+from apps.jobs import connections, dead_letters, endings, lease, ledger, rescue
 from apps.jobs.ahead import runtimes
 from apps.jobs.attempt import is_plain
 from apps.jobs.failures import Failure, Kind
@@ -124,7 +124,7 @@ class JobRequest(Request):
         meter.event(self, type, fields)
         if type in ("task-succeeded", "task-failed", "task-retried") and self.time_start:
             runtimes.saw(fields.get("runtime") or time.time() - self.time_start)
-        secrets = sensitive.secrets_in(self.kwargs or {})
+        secrets = self._task.secrets_in(self.kwargs)
         if secrets:
             fields = {
                 name: redact(value, secrets) if isinstance(value, str) else value for name, value in fields.items()
@@ -169,7 +169,7 @@ class JobRequest(Request):
             super()._announce_revoked(reason, terminated, signum, expired)
 
     def _fail(self, exc_info: ExceptionInfo, exc: BaseException, send_failed_event: bool, return_ok: bool) -> None:
-        failure = Failure.of(exc, kind=self._kind(exc)).masked(sensitive.secrets_in(self.kwargs or {}))
+        failure = Failure.of(exc, kind=self._kind(exc)).masked(self._task.secrets_in(self.kwargs))
         if self._write_letter(failure):
             super().on_failure(exc_info, send_failed_event, return_ok)
 

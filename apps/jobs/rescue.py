@@ -101,12 +101,16 @@ def _send_again(job: Job) -> None:
         ledger.wake_relay(cursor)
 
 
-def failed_before_claim(job_id: UUID, failure: Failure) -> None:
-    """sent → queued, for a job whose message a worker has used up without a claim. Counted like a crash, so it ends."""
+def failed_before_claim(job_id: UUID, failure: Failure) -> bool:
+    """sent → queued, for a job whose message a worker has used up without a claim. Counted like a crash, so it ends.
+
+    Returns whether there is such a job.
+    """
     with transaction.atomic():
         job = _lock_sent(job_id)
         if job is not None:
             _count_crash(job, failure)
+        return job is not None or Job.objects.filter(pk=job_id).exists()
 
 
 def _lock_sent(job_id: UUID) -> Job | None:

@@ -28,7 +28,18 @@ from celery.exceptions import Ignore, Reject
 from celery.result import AsyncResult
 from celery.utils.functional import maybe_list
 
-from apps.jobs import connections, lease, ledger, log_context, origin, redaction, rescue, sensitive, unique
+from apps.jobs import (
+    connections,
+    dead_letters,
+    lease,
+    ledger,
+    log_context,
+    origin,
+    redaction,
+    rescue,
+    sensitive,
+    unique,
+)
 from apps.jobs.attempt import Attempt, readable
 from apps.jobs.backpressure import admit
 from apps.jobs.failures import Failure, Kind, OutOfMemory, WrongArguments, kind_of
@@ -279,7 +290,8 @@ class JobTask(celery.Task):
         """A message from a producer that does not know the ledger (Flower, another service): give it a row."""
         options = self.request.as_execution_options()
         options["queue"] = (self.request.delivery_info or {}).get("routing_key")
-        ledger.record([self.new_job(list(args), dict(kwargs), str(job_id), options)])
+        args, kwargs = self._sealed(list(args), dict(kwargs))
+        ledger.record([self.new_job(args, kwargs, str(job_id), options)])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         request = self.request
@@ -330,14 +342,19 @@ class JobTask(celery.Task):
         job_id, is_here = job_id_of(task_id), self.request.id == task_id
         token = self.request.get("token") if is_here else lease.token_of(job_id)
         retries = self.request.retries if is_here else 0
-        failure = Failure.of(exc, kind=self._kind(exc, retries)).masked(sensitive.secrets_in(kwargs or {}))
+        failure = Failure.of(exc, kind=self._kind(exc, retries)).masked(self.secrets_in(kwargs))
         if token is not None and isinstance(exc, connections.LOST):
             logger.warning("%s[%s] waits for its lease to run out, the ledger is away", self.name, job_id)
         elif token is not None:
             connections.patiently(lambda: ledger.bury(job_id, token, failure))
         elif is_here and self._in_ledger():
             # `before_start` raised. A broker-only job's letter is written by the main process, see `JobRequest`.
-            connections.patiently(lambda: rescue.failed_before_claim(job_id, failure))
+            connections.patiently(lambda: self._failed_before_claim(job_id, failure))
+
+    def _failed_before_claim(self, job_id: UUID, failure: Failure) -> None:
+        """What could not be adopted has no row, and its message is used up."""
+        if not rescue.failed_before_claim(job_id, failure):
+            dead_letters.write_for_unadopted(self.request, failure)
 
     def _kind(self, exc: BaseException, retries: int) -> Kind | None:
         """Exhausted, if no retry was left for an error that is retried; None: the exception itself says."""
@@ -348,8 +365,13 @@ class JobTask(celery.Task):
         is_retried = isinstance(exc, retried_for) if retried_for else retries > 0
         return Kind.EXHAUSTED if is_retried else None
 
+    def secrets_in(self, kwargs: Mapping[str, Any] | None) -> list[str]:
+        """Also of a message whose producer did not seal them."""
+        kwargs = kwargs or {}
+        return sensitive.secrets_in(sensitive.seal(kwargs, self.sensitive) if self.sensitive else kwargs)
+
     def _secrets(self) -> list[str]:
-        return sensitive.secrets_in(self.request.kwargs or {})
+        return self.secrets_in(self.request.kwargs)
 
     def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Release a broker-only job's unique lock; a durable job's key went with the row's own transition."""

@@ -83,9 +83,18 @@ UNUSABLE: dict[str, bytes] = {
     "task is unknown and its argument is half a character": packed(
         headers={"task": "tasks.of_the_next_release"}, body=[["\ud800"], {}, {}]
     ),
+    "task is unknown and its argument is not a number": packed(
+        headers={"task": "tasks.of_the_next_release"}, body=[[float("nan")], {}, {}]
+    ),
+    "task is durable and its argument is not a number": packed(
+        headers={"task": "tasks.lab_fail"}, body=[[float("nan")], {}, {}]
+    ),
     "task is durable and its argument has a NUL": packed(headers={"task": "tasks.lab_fail"}, body=[["\x00"], {}, {}]),
     "id is missing": packed(without="id"),
     "id is a number": packed(headers={"id": 42}),
+    "id is half a character": packed(headers={"id": "\ud800"}),
+    "root id is a number": packed(headers={"root_id": 5}),
+    "retries are more than a column holds": packed(headers={"retries": 2**40}),
     "retries are a word": packed(headers={"retries": "many"}),
     "eta is garbage": packed(headers={"eta": "tomorrow-ish"}),
     "eta is a list": packed(headers={"eta": [1]}),

@@ -12,7 +12,7 @@ import pytest
 from celery import chain, current_app, shared_task
 from celery.app.trace import trace_task
 from celery.worker import state
-from django.db import OperationalError
+from django.db import OperationalError, ProgrammingError
 from django.utils import timezone
 from kombu.common import QoS
 from kombu.utils.json import dumps
@@ -279,6 +279,45 @@ def test_a_job_whose_worker_stood_still_between_claim_and_start_is_not_begun(mai
     main.run(request)
     assert ran == []
     assert (bench.job(result).state, bench.job(result).token) == (Job.State.RUNNING, 2)
+
+
+def test_a_message_that_cannot_be_settled_does_not_keep_the_others_from_starting(
+    main: Main, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, others = lab_nothing.delay(), lab_nothing.delay_many([{}] * 2)
+    messages = bench.send()
+    messages.sort(key=lambda message: message.headers["id"] != done.id)
+    bench.deliver(messages[0])
+    requests = main.fetch(messages)
+    monkeypatch.setattr(ledger, "refuse", _break)
+    monkeypatch.setattr("apps.jobs.claims.connection", Mock())
+    main.timer.pass_time()
+    assert {request.id for request in main.started} == set(others)
+    assert not requests[0].acknowledged
+    main.timer.pass_time(claims.REQUEUE_AFTER)
+    requests[0].message.requeue.assert_called_once()
+
+
+def _break(*_: object) -> None:
+    raise ZeroDivisionError
+
+
+def test_a_table_that_code_is_too_new_for_keeps_what_was_fetched(
+    main: Main, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab_nothing.delay()
+    requests = main.fetch(bench.send())
+    with monkeypatch.context() as deploy:
+        deploy.setattr(ledger, "claim", _lack_a_column)
+        deploy.setattr("apps.jobs.batch.connection", Mock())
+        main.timer.pass_time()
+    assert main.started == []
+    main.timer.pass_time(1)
+    assert main.started == requests
+
+
+def _lack_a_column(*_: object) -> None:
+    raise ProgrammingError('column "of_tomorrow" does not exist')
 
 
 def test_a_stop_writes_what_succeeded(main: Main, bench: Bench) -> None:

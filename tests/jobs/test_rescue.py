@@ -268,7 +268,7 @@ def crashed_too_often(no_grace_after_a_restart: None) -> Callable[[Any], UUID]:
         job_id = record(options={"link_error": [errback]})
         while row(job_id).is_live:
             ledger.hurry([job_id])
-            claim(job_id)
+            ledger.begin(job_id, claim(job_id))
             rescue.hand_on_expired()
         return job_id
 
@@ -303,6 +303,10 @@ def test_a_callback_that_cannot_start_is_a_letter_and_keeps_no_job_alive(
     assert row(job_id).state == Job.State.DEAD
     letter = DeadLetter.objects.get(task="tests.clean_up_after")
     assert (letter.kind, letter.args) == (Kind.DEPENDENCY, [str(job_id)])
+
+
+def test_a_callback_that_is_no_signature_keeps_no_job_alive(bench: Bench, crashed_too_often: Any) -> None:
+    assert row(crashed_too_often("garbage")).state == Job.State.DEAD
 
 
 def test_link_error_runs_after_a_job_that_nobody_knew(bench: Bench, settings: Any) -> None:

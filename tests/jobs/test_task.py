@@ -1,6 +1,7 @@
 """`.delay()` and `.apply_async()`: what they write, and that they mean what they mean in Celery."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,6 +16,7 @@ from django.contrib.auth.models import User
 from django.db import OperationalError, transaction
 from django.test import override_settings
 from django.utils import timezone
+from kombu.utils.json import dumps
 
 from apps.jobs import backpressure
 from apps.jobs.models import DeadLetter, Job
@@ -389,6 +391,29 @@ def test_a_message_of_a_stranger_gets_a_row(bench: Bench, task_id: str) -> None:
     bench.deliver(message)
     assert job_of_only().result == 3
     assert AsyncResult(task_id).get() == 3
+
+
+def test_the_secrets_of_a_stranger_are_sealed_in_its_row_and_masked_in_its_error(bench: Bench) -> None:
+    secret = "sk_live_of_another_service"
+    lab_secret.delay(token="anything")
+    [message] = bench.send()
+    Job.objects.all().delete()
+    del message.headers["ledger"]
+    bench.deliver(replace(message, body=dumps([[], {"token": secret}, {}])))
+    assert job_of_only().state == Job.State.DEAD
+    for row in (*Job.objects.values(), *DeadLetter.objects.values()):
+        assert secret not in str(row)
+
+
+def test_a_message_of_a_stranger_that_cannot_become_a_row_is_a_dead_letter(bench: Bench) -> None:
+    lab_add.delay(1, 2)
+    [message] = bench.send()
+    Job.objects.all().delete()
+    del message.headers["ledger"]
+    bench.deliver(replace(message, queue="a queue of RabbitMQ's own"))
+    assert not Job.objects.exists()
+    letter = DeadLetter.objects.get()
+    assert (letter.task, letter.args, letter.exception) == ("tasks.lab_add", [1, 2], "QueueNotFound")
 
 
 # --- Hooks of a task's own --------------------------------------------------------------------------------------------
