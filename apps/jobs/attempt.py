@@ -25,6 +25,7 @@ from apps.jobs import chords, connections, ledger, rescue, sensitive
 from apps.jobs.backpressure import QueueFull
 from apps.jobs.failures import BadResult, Failure, Kind
 from apps.jobs.ids import job_id_of
+from apps.jobs.jsonb import dumps
 from apps.jobs.progress import Cancelled
 from apps.jobs.snooze import Snooze
 
@@ -157,7 +158,7 @@ def readable(task: "JobTask", result: Any) -> Any:
     if (task.ignore_result if asked is None else asked) and not task.request.chord:
         return None
     try:
-        task.backend.encode(result)
+        dumps(result)
     except (EncodeError, TypeError, ValueError) as exc:
         raise BadResult(f"The result of {task.name} cannot be written as JSON: {exc}") from exc
     return result

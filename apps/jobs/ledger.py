@@ -25,11 +25,11 @@ from celery.exceptions import Ignore
 from django.conf import settings
 from django.db import connection, transaction
 from django.utils import timezone
-from kombu.utils.json import dumps
 
 from apps.jobs import chords, errbacks, sql
 from apps.jobs.failures import Failure
 from apps.jobs.ids import uuid7
+from apps.jobs.jsonb import dumps
 from apps.jobs.models import DeadLetter, Job, MessageDecoder
 
 # The relay listens here. A notification says "something is due", never what: the rows say that.

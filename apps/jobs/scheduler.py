@@ -23,7 +23,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from celery.exceptions import QueueNotFound
-from django.db import connection, transaction
+from django.db import DataError, connection, transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
@@ -33,6 +33,7 @@ from kombu.utils.json import loads
 
 from apps.jobs import connections, ledger, sensitive
 from apps.jobs.backpressure import QueueFull
+from apps.jobs.dead_letters import storable
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.health.heartbeats import Heart
 from apps.jobs.leader import Leadership
@@ -46,7 +47,7 @@ STANDBY_EVERY = 1.0
 # A full queue, or a broker that is away, is asked again after this many seconds.
 PUT_OFF = 5.0
 # What a person can get wrong in the admin, so that the schedule, or its job, cannot be made.
-UNUSABLE = (TypeError, ValueError, ArithmeticError, AttributeError, QueueNotFound)
+UNUSABLE = (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, QueueNotFound, DataError)
 OPTIONS = ("queue", "exchange", "routing_key", "priority")
 KINDS_OF_SCHEDULE = ("interval", "crontab", "solar", "clocked")
 
@@ -182,8 +183,8 @@ class LedgerScheduler(DatabaseScheduler):
         letter = DeadLetter(
             job_id=job_id,
             task=model.task,
-            args=_readable(model.args, []),
-            kwargs=sensitive.seal(_readable(model.kwargs, {}), secret),
+            args=storable(_readable(model.args, [])),
+            kwargs=sensitive.seal(storable(_readable(model.kwargs, {})), secret),
             queue=model.queue or "",
             **failure.as_letter(model.task),
         )

@@ -107,7 +107,8 @@ class JobTask(celery.Task):
     ) -> AsyncResult:
         """Celery's `apply_async`, with all its options.
 
-        Raises `QueueFull`; TypeError for arguments that do not fit; ValueError for arguments that are not JSON.
+        Raises `QueueFull`; TypeError for arguments that do not fit; ValueError for arguments that are not JSON, or that
+        PostgreSQL cannot store (`apps.jobs.jsonb`).
         """
         args, kwargs = self._sealed(list(args or ()), dict(kwargs or {}))
         options = {**self._get_exec_options(), **options, "link": link, "link_error": link_error, "shadow": shadow}

@@ -81,6 +81,16 @@ def test_a_result_that_is_no_json_is_a_dead_letter(bench: Bench) -> None:
     assert "tasks.lab_bad_result" in letter.message
 
 
+@pytest.mark.parametrize("value", [float("nan"), "a\x00b"])
+def test_a_result_that_postgresql_cannot_store_is_a_dead_letter(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    monkeypatch.setattr(lab_bad_result, "run", lambda: value)
+    result = lab_bad_result.delay()
+    bench.run_all()
+    assert bench.letter(result).kind == "bad_result"
+
+
 def test_a_state_that_a_task_invents_is_shown_while_it_runs(bench: Bench) -> None:
     states_seen.clear()
     result = invent_a_state.delay()

@@ -238,6 +238,8 @@ def test_a_task_that_this_beat_does_not_know_is_left_to_the_workers(beat: Ledger
         ({"queue": "no-such-queue"}, "permanent"),
         ({"args": "{not json"}, "permanent"),
         ({"headers": "[1]"}, "wrong_arguments"),
+        ({"task": "tasks.lab_total", "args": '["\\u0000"]'}, "permanent"),
+        ({"task": "tasks.lab_total", "args": "[NaN]"}, "permanent"),
     ],
 )
 def test_a_schedule_whose_job_cannot_be_made_leaves_a_dead_letter_and_the_others_run(

@@ -34,6 +34,11 @@ def look_at_request(self: JobTask, *args: Any) -> None:
     seen.append({"args": args, **vars(self.request)})
 
 
+@shared_task(name="tests.take_anything")
+def take_anything(value: Any) -> None:
+    seen.append(value)
+
+
 @pytest.fixture(autouse=True)
 def nothing_seen() -> None:
     seen.clear()
@@ -216,6 +221,23 @@ def test_an_argument_that_is_no_json_is_refused_at_once(bench: Bench) -> None:
     with pytest.raises((TypeError, ValueError)):
         lab_total.delay([object()])
     assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize("value", ["a\x00b", "half \ud800", float("nan"), [float("inf")], {"\x00": 1}])
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_argument_that_postgresql_cannot_store_is_refused_before_it_is_asked(
+    bench: Bench, value: Any, number: int
+) -> None:
+    """It would take the caller's transaction along."""
+    with pytest.raises(ValueError):  # noqa: PT011 - a codec's, json's and ours: each says what it does not like
+        look_at_request.delay(value) if number == 1 else take_anything.delay_many([{"value": value}] * 2)
+    assert not Job.objects.exists()
+
+
+def test_what_only_looks_like_it_is_stored(bench: Bench) -> None:
+    look_at_request.delay("C:\\u0000", "\\ud800", "\U0001f600", "\\\\u0000")
+    bench.run_due()
+    assert tuple(seen[0]["args"]) == ("C:\\u0000", "\\ud800", "\U0001f600", "\\\\u0000")
 
 
 def test_arguments_keep_the_types_that_celery_keeps(bench: Bench) -> None:

@@ -1,0 +1,25 @@
+"""JSON that PostgreSQL takes.
+
+Problem. Python writes NaN and infinity, which are no JSON, and half a character or a NUL in a text, which are JSON and
+cannot be stored. PostgreSQL refuses the statement, and with it all else of its transaction.
+
+Guarantee. What PostgreSQL would refuse for its values raises ValueError before it is asked.
+"""
+
+import re
+from typing import Any
+
+from kombu.utils.json import dumps as in_celerys_dialect
+
+# The escape itself, and not a backslash that stands before the letters "u0000".
+NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def dumps(value: Any) -> str:
+    """In Celery's dialect, in which dates, UUIDs and decimals come back as what they were. Raises TypeError too."""
+    text: str = in_celerys_dialect(value, allow_nan=False)
+    if "\\u0000" in text and NUL.search(text):
+        raise ValueError("A text holds a NUL, which PostgreSQL cannot store.")
+    if "\\ud" in text:
+        in_celerys_dialect(value, ensure_ascii=False).encode()  # raises UnicodeEncodeError for half a character
+    return text
