@@ -6,15 +6,18 @@ makes `.delay()` wait for twenty seconds.
 Guarantee. State and result are the row's own. The row is written by the ledger, so what Celery's tracer would store
 here is dropped, but for the states that a task invents with `update_state`.
 
-Not guaranteed. A broker-only job has no row and stays PENDING. `GroupResult.save` is not supported.
+Not guaranteed. A broker-only job has no row and stays PENDING. `forget` forgets nothing: the row goes when retention
+says so. The ledger has no rows for groups, so `GroupResult.save` and `restore` are refused.
 """
 
-from typing import Any
+import builtins
+from typing import Any, NoReturn
 
+import celery.exceptions
 from celery import states
 from celery.backends.base import BaseBackend
 
-from apps.jobs import chords, ledger
+from apps.jobs import chords, failures, ledger
 from apps.jobs.ids import job_id_of
 from apps.jobs.models import DeadLetter, Job
 
@@ -26,6 +29,11 @@ STATES = {
     Job.State.DEAD: states.FAILURE,
     Job.State.CANCELLED: states.REVOKED,
 }
+
+NO_GROUPS = (
+    "The ledger keeps jobs and no groups. Keep the ids of the group's jobs, and read them again by "
+    "GroupResult(id, [AsyncResult(job_id) for job_id in ids])."
+)
 
 
 class LedgerBackend(BaseBackend):
@@ -45,6 +53,15 @@ class LedgerBackend(BaseBackend):
             ledger.report(job_id_of(task_id), token, {"state": state, "meta": result})
         return result
 
+    def _forget(self, task_id: str) -> None:
+        """Nothing: the row is more than a result, and goes with the ledger's own retention."""
+
+    def save_group(self, group_id: str, result: Any) -> NoReturn:
+        raise NotImplementedError(NO_GROUPS)
+
+    def restore_group(self, group_id: str, cache: bool = True) -> NoReturn:
+        raise NotImplementedError(NO_GROUPS)
+
     def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
         group_id, parts = header_result_args[0], header_result_args[1]
         chords.await_parts(group_id, parts, body)
@@ -63,7 +80,7 @@ def _meta(task_id: str, job: Job) -> dict[str, Any]:
         "status": states.RETRY if retrying else STATES[Job.State(job.state)],
         "result": job.result,
         "traceback": None,
-        "children": [],
+        "children": _children(job),
         "date_done": job.finished_at and job.finished_at.isoformat(),
     }
     if job.state == Job.State.RUNNING and job.progress:
@@ -73,13 +90,30 @@ def _meta(task_id: str, job: Job) -> dict[str, Any]:
     return meta
 
 
+def _children(job: Job) -> list[Any]:
+    """What it started, and what came after it, as Celery tells it of a task that has succeeded."""
+    if job.state != Job.State.SUCCEEDED:
+        return []
+    children = Job.objects.filter(parent_id=job.pk).order_by("created_at", "pk").values_list("pk", flat=True)
+    return [((str(child), None), None) for child in children]
+
+
 def _error(job: Job) -> dict[str, Any]:
     last = job.errors[-1] if job.errors else {"exception": "TaskRevokedError", "message": "cancelled"}
-    module = "celery.exceptions" if last["exception"] == "TaskRevokedError" else "apps.jobs.failures"
+    name = last["exception"]
     return {
-        "result": {"exc_type": last["exception"], "exc_message": [last["message"]], "exc_module": module},
+        "result": {"exc_type": name, "exc_message": [last["message"]], "exc_module": _module_of(name)},
         "traceback": last.get("traceback"),
     }
+
+
+def _module_of(name: str) -> str:
+    """Python's errors, Celery's and ours are themselves again; of any other Celery makes a class of this name."""
+    for module in (builtins, celery.exceptions, failures):
+        known = getattr(module, name, None)
+        if isinstance(known, type) and issubclass(known, BaseException):
+            return module.__name__
+    return "unknown"
 
 
 def _meta_without_row(task_id: str) -> dict[str, Any]:

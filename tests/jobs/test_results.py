@@ -1,12 +1,14 @@
 """`AsyncResult` is a view of the job's row."""
 
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from celery import current_app, shared_task, states
+from celery import chain, current_app, group, shared_task, states
 from celery.app.control import Control
-from celery.result import AsyncResult
+from celery.exceptions import SoftTimeLimitExceeded
+from celery.result import AsyncResult, GroupResult
 
 from apps.jobs import ledger
 from apps.jobs.models import Job
@@ -53,6 +55,36 @@ def test_the_traceback_is_the_tasks(bench: Bench) -> None:
     result = lab_fail.delay("broken")
     bench.run_due()
     assert "lab_fail" in result.traceback
+
+
+class Failure(Exception):
+    """A task's own."""
+
+
+def refuse_key() -> None:
+    raise KeyError("k")
+
+
+def run_out_of_time() -> None:
+    raise SoftTimeLimitExceeded
+
+
+def fail_by_itself() -> None:
+    raise Failure("f")
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [(refuse_key, KeyError), (run_out_of_time, SoftTimeLimitExceeded), (fail_by_itself, Exception)],
+)
+def test_whoever_reads_a_failed_result_can_catch_its_error(
+    bench: Bench, body: Callable[[], None], expected: type[Exception]
+) -> None:
+    result = shared_task(name=f"tests.{body.__name__}")(body).delay()
+    bench.run_all()
+    with pytest.raises(expected) as caught:
+        result.get()
+    assert type(caught.value).__name__ == bench.job(result).errors[0]["exception"]
 
 
 def test_a_result_is_kept_where_someone_reads_it(bench: Bench) -> None:
@@ -104,6 +136,31 @@ def test_progress_is_shown_as_celery_users_know_it(bench: Bench) -> None:
     job_id = bench.job(result).pk
     ledger.report(job_id, claim(job_id), {"done": 3, "total": 10})
     assert (result.state, result.info) == ("PROGRESS", {"done": 3, "total": 10})
+
+
+def test_the_links_of_a_chain_are_children_as_in_celery(bench: Bench) -> None:
+    last = chain(lab_add.s(1, 1), lab_add.s(2)).apply_async()
+    bench.run_all()
+    first = last.parent
+    assert [child.get() for child in first.children] == [4]
+    assert [value for _, value in first.collect()] == [2, 4]
+
+
+def test_forget_keeps_the_row(bench: Bench) -> None:
+    result = lab_add.delay(1, 2)
+    bench.run_all()
+    result.forget()
+    assert bench.job(result).state == Job.State.SUCCEEDED
+
+
+def test_a_group_is_not_saved_and_says_what_to_do_instead(bench: Bench) -> None:
+    result = group(lab_add.s(1, 1), lab_add.s(2, 2)).apply_async()
+    with pytest.raises(NotImplementedError, match="Keep the ids"):
+        result.save()
+    with pytest.raises(NotImplementedError, match="Keep the ids"):
+        GroupResult.restore(result.id)
+    bench.run_all()
+    assert GroupResult(result.id, [AsyncResult(part.id) for part in result]).get() == [2, 4]
 
 
 def test_an_unknown_id_is_pending_as_in_celery(db: None) -> None:

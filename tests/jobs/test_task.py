@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from celery import shared_task, states
+from celery import current_app, shared_task, states
 from celery.exceptions import QueueNotFound
 from celery.result import AsyncResult
 from django.conf import settings
@@ -126,6 +126,12 @@ def test_delay_of_a_durable_task_asks_no_broker(bench: Bench, monkeypatch: pytes
 
 
 # --- Options ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_that_is_sent_by_its_name_goes_through_the_ledger_too(bench: Bench) -> None:
+    result = current_app.send_task("tasks.lab_add", args=[1], kwargs={"y": 2}, queue="low")
+    job = job_of(result)
+    assert (job.task, job.args, job.kwargs, job.queue) == ("tasks.lab_add", [1], {"y": 2}, "low")
 
 
 def test_a_countdown_waits_in_the_ledger(bench: Bench) -> None:
