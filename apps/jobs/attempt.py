@@ -124,10 +124,24 @@ class Attempt:
 
     def _ignored(self) -> None:
         """`raise Ignore()` is the task's way to say that it is done; `self.replace` raises it too."""
-        if self.request.get("again"):
+        if self.request.get("replacement") is not None:
+            self._replace(self.request.replacement)
+        elif self.request.get("again"):
             ledger.retry(self.job_id, self.token, self.request.again, None)
         else:
             ledger.succeed(self.job_id, self.token)
+
+    def _replace(self, replacement: Any) -> None:
+        """By one task: the same row, rewritten. By more: the last of them has this job's id, and needs its place."""
+        try:
+            with transaction.atomic():
+                replacement.delay()
+                if self.request.get("again"):
+                    ledger.retry(self.job_id, self.token, self.request.again, None)
+                else:
+                    ledger.make_room(self.job_id, self.token)
+        except QueueFull as full:
+            ledger.snooze(self.job_id, self.token, full.retry_after)
 
     def _lost_database(self, outcome: BaseException) -> None:
         """Not the task's fault: it runs again, counted like a crash so that it cannot go on for ever.

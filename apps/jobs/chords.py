@@ -4,18 +4,19 @@ Problem. Celery counts the parts in the result backend: a wiped Redis, or a part
 starts, or starts early.
 
 Guarantee. The count is a row, lowered in the transaction that ends a part, so each part counts once; the last one
-starts the body in that same transaction. If a part dies, the body is a dead letter that names the part. A chord is
-started in one transaction, so that half of one cannot exist.
+starts the body in that same transaction. If a part dies, the body is a dead letter that names the part. A chord,
+like a group, is started in one transaction, so that half of one cannot exist.
 
 Not guaranteed. The parts are one INSERT each, not one for all.
 """
 
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 from uuid import UUID
 
 from celery import current_app
-from celery.canvas import chord, maybe_signature
+from celery.canvas import Signature, chord, group, maybe_signature
 from celery.result import GroupResult, ResultBase
 from django.db import transaction
 from django.db.models import F
@@ -24,14 +25,26 @@ from apps.jobs.failures import Failure, Kind
 from apps.jobs.models import Chord, DeadLetter, Job
 
 
-@wraps(chord.run)
-def _start_whole(self: chord, *args: Any, **kwargs: Any) -> Any:
-    with transaction.atomic():
-        return _start(self, *args, **kwargs)
+def _whole(start: Callable[..., Any]) -> Callable[..., Any]:
+    """Celery has no hook around the start of these: it records what they are made of one by one."""
+
+    @wraps(start)
+    def start_whole(self: Signature, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self, group) and _needs_no_ledger(self):
+            return start(self, *args, **kwargs)
+        with transaction.atomic():
+            return start(self, *args, **kwargs)
+
+    return start_whole
 
 
-# Celery has no hook around the start of a chord: it records the body and then, one by one, the parts.
-_start, chord.run = chord.run, _start_whole
+def _needs_no_ledger(parts: group) -> bool:
+    """Nor, therefore, a database, which may be away."""
+    tasks = (current_app.tasks.get(part["task"]) for part in parts.tasks)
+    return current_app.conf.task_always_eager or not any(getattr(task, "durable", True) for task in tasks)
+
+
+chord.run, group.apply_async = _whole(chord.run), _whole(group.apply_async)
 
 
 def await_parts(group_id: str, parts: list[ResultBase], body: Any) -> None:

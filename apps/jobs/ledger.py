@@ -437,6 +437,16 @@ def wake_relay(cursor: Any) -> None:
     cursor.execute(f"SELECT pg_notify('{CHANNEL}', '')")
 
 
+def make_room(job_id: UUID, token: int) -> None:
+    """running → no row, for a job that is replaced by several, of which the last is going to have its id.
+
+    In the transaction that records the first of them.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM jobs_job WHERE id = %s AND token = %s AND state = 'running'", [job_id, token])
+        _expect_one(cursor, job_id, token)
+
+
 def snooze(job_id: UUID, token: int, seconds: float) -> None:
     """running → queued in `seconds`. It costs no retry, and the attempt is not counted.
 

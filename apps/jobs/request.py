@@ -31,7 +31,7 @@ PATIENCE = 2.0
 # A message whose letter cannot be written comes back after this many seconds; at once would be a loop.
 REQUEUE_AFTER = 5.0
 # What this process and its children say of an attempt, and no message may.
-OURS = ("token", "ends_here", "claimed_at", "again", "progress_of_attempt")
+OURS = ("token", "ends_here", "claimed_at", "again", "replacement", "progress_of_attempt")
 
 
 class JobRequest(Request):

@@ -379,6 +379,13 @@ class JobTask(celery.Task):
         if self.unique and not self._in_ledger() and not self.unique_for and not self.request.is_eager:
             unique.unlock(unique.key_of(self.name, self.unique, self._named(args, kwargs)), task_id)
 
+    def on_replace(self, sig: Any) -> Any:
+        """`self.replace(…)`: carried out when the body is over (`Attempt`)."""
+        if self.request.get("token") is None:
+            return super().on_replace(sig)
+        self.request.replacement = sig
+        raise Ignore("replaced")
+
     # --- For the body (bind=True) -------------------------------------------------------------------------------------
 
     def track(self, items: Iterable[T], total: int | None = None) -> Iterator[T]:

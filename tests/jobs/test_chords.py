@@ -1,5 +1,7 @@
 """Chains, groups and chords: Celery's own canvas, counted by the ledger."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,7 +11,8 @@ from django.db import OperationalError
 
 from apps.jobs import ledger
 from apps.jobs.models import Chord, DeadLetter, Job
-from tasks.lab import lab_add, lab_fail, lab_total
+from apps.jobs.task import JobTask
+from tasks.lab import lab_add, lab_fail, lab_nothing_broker_only, lab_total
 from tests.jobs.bench import Bench
 
 ONE_TO_FIVE = [lab_add.s(x, 0) for x in range(1, 6)]
@@ -160,7 +163,10 @@ def test_the_body_of_a_chord_that_died_tells_whoever_waits(bench: Bench) -> None
         AsyncResult(result.id).get()
 
 
-def test_half_a_chord_cannot_exist(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("whole", [lambda: chord(ONE_TO_FIVE, lab_total.s()), lambda: group(ONE_TO_FIVE)])
+def test_half_a_chord_or_group_cannot_exist(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch, whole: Callable[[], Any]
+) -> None:
     """The process dies, or the database goes away, between two parts. No transaction is around the call."""
     written: list[Any] = []
     record = ledger.record
@@ -173,5 +179,63 @@ def test_half_a_chord_cannot_exist(transactional_db: None, monkeypatch: pytest.M
 
     monkeypatch.setattr(ledger, "record", fail_at_the_third)
     with pytest.raises(OperationalError):
-        chord(ONE_TO_FIVE, lab_total.s()).apply_async()
+        whole().apply_async()
     assert (Job.objects.count(), Chord.objects.count()) == (0, 0)
+
+
+def test_a_group_of_broker_only_jobs_waits_for_no_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This test has none, and would fail at the first statement."""
+    published: list[Any] = []
+
+    def publish(self: JobTask, args: Any, kwargs: Any, task_id: str, *rest: Any) -> AsyncResult:
+        published.append(task_id)
+        return AsyncResult(task_id)
+
+    monkeypatch.setattr(JobTask, "_publish", publish)
+    group(lab_nothing_broker_only.s() for _ in range(3)).apply_async()
+    assert len(published) == 3
+
+
+# --- Tasks that replace themselves ------------------------------------------------------------------------------------
+
+REPLACEMENTS: dict[str, tuple[Callable[[], Any], Any]] = {
+    "task": (lambda: lab_add.s(1, 1), 2),
+    "chain": (lambda: chain(lab_add.s(1, 1), lab_add.s(2)), 4),
+    "group": (lambda: group(lab_add.s(1, 1), lab_add.s(2, 2)), [2, 4]),
+    "chord": (lambda: chord([lab_add.s(1, 1), lab_add.s(2, 2)], lab_total.s()), 6),
+}
+
+
+@shared_task(name="tests.replace_itself_by", bind=True, ignore_result=False)
+def replace_itself(self: JobTask, by: str) -> None:
+    self.replace(REPLACEMENTS[by][0]())
+
+
+@pytest.mark.parametrize("by", REPLACEMENTS)
+def test_what_replaces_a_task_runs_to_its_end_under_the_tasks_id(bench: Bench, by: str) -> None:
+    result = replace_itself.delay(by)
+    bench.run_all()
+    assert result.get() == REPLACEMENTS[by][1]
+
+
+@pytest.mark.parametrize("by", REPLACEMENTS)
+def test_a_task_that_lost_its_lease_replaces_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    monkeypatch.setattr(replace_itself, "run", partial(_lose_the_lease, replace_itself))
+    replace_itself.delay(by)
+    bench.run_due()
+    assert [job.task for job in Job.objects.all()] == [replace_itself.name]
+    assert Job.objects.get().state == Job.State.RUNNING
+
+
+def _lose_the_lease(task: JobTask, by: str) -> None:
+    Job.objects.update(token=99)
+    task.replace(REPLACEMENTS[by][0]())
+
+
+@pytest.mark.parametrize("by", REPLACEMENTS)
+def test_what_replaces_a_link_or_a_part_takes_its_place(bench: Bench, by: str) -> None:
+    in_a_chain = chain(replace_itself.s(by), keep.s()).apply_async()
+    in_a_chord = chord([replace_itself.s(by), lab_add.s(1, 2)])(keep.s())
+    bench.run_all()
+    assert in_a_chain.get() == REPLACEMENTS[by][1]
+    assert in_a_chord.get() == [REPLACEMENTS[by][1], 3]
