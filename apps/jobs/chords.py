@@ -23,6 +23,7 @@ from django.db.models import F
 
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.models import Chord, DeadLetter, Job
+from apps.jobs.sensitive import seal_signatures
 
 
 def _whole(start: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,10 +51,9 @@ chord.run, group.apply_async = _whole(chord.run), _whole(group.apply_async)
 def await_parts(group_id: str, parts: list[ResultBase], body: Any) -> None:
     """Record the body before the first part is recorded. A second time with the same group changes nothing."""
     header = [_ids(part) for part in parts]
-    Chord.objects.bulk_create(
-        [Chord(id=UUID(group_id), body=dict(body), body_id=UUID(body.id), header=header, waits_for=_count(header))],
-        ignore_conflicts=True,
-    )
+    kept = seal_signatures(dict(body))
+    chord = Chord(id=UUID(group_id), body=kept, body_id=UUID(body.id), header=header, waits_for=_count(header))
+    Chord.objects.bulk_create([chord], ignore_conflicts=True)
 
 
 def _ids(part: ResultBase) -> Any:

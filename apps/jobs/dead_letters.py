@@ -81,7 +81,9 @@ def write_for_request(request: Any, failure: Failure) -> None:
         job_id=job_id_of(request.id),
         durable=False,
         **_call(request.task_name, request.args, request.kwargs),
-        options={option: embed[name] for option, name in CONTINUATIONS.items() if embed.get(name)},
+        options={
+            option: sensitive.seal_signatures(embed[name]) for option, name in CONTINUATIONS.items() if embed.get(name)
+        },
         queue=(request.delivery_info or {}).get("routing_key") or "",
         attempts=request.request_dict.get("retries", 0) + 1,
         **failure.as_letter(request.task_name),

@@ -17,6 +17,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
+from celery import current_app
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 from kombu.utils.json import dumps, loads
@@ -41,11 +42,32 @@ def is_sealed(value: Any) -> bool:
 
 def seal(kwargs: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Encrypt the named arguments. One that is sealed already (a retry, a replay) stays as it is."""
-    sealed = dict(kwargs)
-    for name in names:
-        if name in sealed and not is_sealed(sealed[name]):
-            sealed[name] = {SEALED: _current_box().encrypt(dumps(sealed[name]).encode()).decode()}
-    return sealed
+    names = set(names)
+    return {name: _seal(value) if name in names else value for name, value in kwargs.items()}
+
+
+def _seal(value: Any) -> dict[str, str]:
+    if is_sealed(value):
+        return value  # type: ignore[no-any-return]
+    return {SEALED: _current_box().encrypt(dumps(value).encode()).decode()}
+
+
+def seal_signatures(value: Any) -> Any:
+    """The same with the secrets sealed of each signature in it, however deep: what comes after a job lies in its row.
+
+    Which argument one without a name will be is known when it is called. Until then all of those are sealed.
+    """
+    if isinstance(value, list | tuple):
+        return [seal_signatures(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    signature = {name: seal_signatures(inner) for name, inner in value.items()}
+    task = value.get("task")
+    secret = getattr(current_app.tasks.get(task), "sensitive", ()) if isinstance(task, str) else ()
+    if secret:
+        signature["args"] = [_seal(argument) for argument in value.get("args") or ()]
+        signature["kwargs"] = seal(value.get("kwargs") or {}, secret)
+    return signature
 
 
 def unseal(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -412,6 +412,9 @@ def _carried(options: Mapping[str, Any], asked_by: origin.Origin) -> dict[str, A
     for name in ("link", "link_error"):
         if name in carried:
             carried[name] = maybe_list(carried[name])
+    for name in ("link", "link_error", "chain", "chord"):
+        if name in carried:
+            carried[name] = sensitive.seal_signatures(carried[name])
     for stamp in carried.get("stamped_headers", ()):
         carried[stamp] = options.get(stamp)
     if asked_by.as_headers():

@@ -6,12 +6,12 @@ from typing import Any
 from unittest.mock import ANY
 
 import pytest
-from celery import shared_task
+from celery import chain, chord, group, shared_task
 
 from apps.jobs import dead_letters, sensitive
-from apps.jobs.models import DeadLetter, Job
+from apps.jobs.models import Chord, DeadLetter, Job
 from apps.jobs.task import JobTask
-from tasks.lab import lab_fail, lab_secret
+from tasks.lab import lab_fail, lab_nothing, lab_secret
 from tests.jobs.bench import Bench
 
 SECRET = "correct horse battery staple"
@@ -33,7 +33,7 @@ def nothing_got() -> None:
 
 
 def everything_in_the_database() -> str:
-    return json.dumps([list(Job.objects.values()), list(DeadLetter.objects.values())], default=str)
+    return json.dumps([list(model.objects.values()) for model in (Job, DeadLetter, Chord)], default=str)
 
 
 @pytest.mark.parametrize("call", [lambda: lab_secret.delay(SECRET), lambda: lab_secret.delay(token=SECRET)])
@@ -48,6 +48,25 @@ def test_a_secret_is_in_no_row_however_it_was_passed(bench: Bench, call: Any) ->
 def test_a_secret_of_many_jobs_is_in_no_row(bench: Bench) -> None:
     lab_secret.delay_many([{"token": SECRET}, {"token": SECRET, "fail": False}])
     assert SECRET not in everything_in_the_database()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: lab_nothing.apply_async(link=use_secret.si(SECRET)),
+        lambda: lab_fail.apply_async(("broken",), link_error=use_secret.si(token=SECRET)),
+        lambda: chain(lab_nothing.si(), lab_nothing.si(), use_secret.si(SECRET)).apply_async(),
+        lambda: chain(lab_nothing.si(), group(use_secret.si(SECRET)), lab_nothing.si()).apply_async(),
+        lambda: chord([lab_nothing.si()], use_secret.si(token=SECRET)).apply_async(),
+    ],
+)
+def test_a_secret_of_what_comes_next_is_in_no_row(bench: Bench, ask: Any) -> None:
+    ask()
+    assert SECRET not in everything_in_the_database()
+    while Job.objects.filter(state=Job.State.QUEUED).exists():
+        bench.run_due()
+        assert SECRET not in everything_in_the_database()
+    assert got == [(SECRET, None)]
 
 
 def test_a_secret_is_in_no_message(bench: Bench) -> None:
