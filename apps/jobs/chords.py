@@ -4,7 +4,8 @@ Problem. Celery counts the parts in the result backend: a wiped Redis, or a part
 starts, or starts early.
 
 Guarantee. The count is a row, lowered in the transaction that ends a part, so each part counts once; the last one
-starts the body in that same transaction. If a part dies, the body is a dead letter that names the part. A chord,
+starts the body in that same transaction. If a part dies, the body is a dead letter that names the part, and what it
+asked for by `link_error` starts. A chord,
 like a group, is started in one transaction, so that half of one cannot exist.
 
 Not guaranteed. The parts are one INSERT each, not one for all.
@@ -21,6 +22,7 @@ from celery.result import GroupResult, ResultBase
 from django.db import transaction
 from django.db.models import F
 
+from apps.jobs import errbacks
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.models import Chord, DeadLetter, Job
 from apps.jobs.sensitive import seal_signatures
@@ -113,14 +115,15 @@ def abandon(chord: Chord) -> None:
 
 
 def _bury_body(chord: Chord, queue: str, why: str) -> None:
-    body = maybe_signature(chord.body, app=current_app)
-    letter = DeadLetter(
-        job_id=chord.body_id,
-        task=body.task,
-        args=list(body.args),
-        kwargs=dict(body.kwargs),
-        queue=queue,
-        **Failure(Kind.DEPENDENCY, "ChordError", why).as_letter(body.task),
-    )
+    signature = maybe_signature(chord.body, app=current_app)
+    call: dict[str, Any] = {
+        "task": signature.task,
+        "args": list(signature.args),
+        "kwargs": dict(signature.kwargs),
+        "queue": queue,
+    }
+    failure = Failure(Kind.DEPENDENCY, "ChordError", why)
+    letter = DeadLetter(job_id=chord.body_id, **call, **failure.as_letter(signature.task))
     DeadLetter.objects.bulk_create([letter], ignore_conflicts=True)
     chord.delete()
+    errbacks.start(Job(id=chord.body_id, options=dict(signature.options), **call), failure)
