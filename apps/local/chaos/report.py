@@ -28,8 +28,11 @@ def faults_table(landed: Sequence[Landed], evidence: Evidence, violations: Seque
     for fault in sorted({each.strike.fault for each in landed}):
         hits = [each.hit for each in landed if each.strike.fault == fault]
         met = [hit for hit in hits if hit]
-        what = f"{sum(hit.number for hit in met)} {met[0].what}" if met else "nothing"
-        rows.append([fault, len(hits), what, f"{suspected[fault]} violations" if suspected[fault] else "recovered"])
+        number = sum(hit.number for hit in met)
+        what = f"{number} {met[0].what}" if met else "nothing"
+        # What met nothing proves nothing.
+        outcome = f"{suspected[fault]} violations" if suspected[fault] else "recovered" if number else "not tried"
+        rows.append([fault, len(hits), what, outcome])
     return table(["fault", "times", "met", "outcome"], rows)
 
 

@@ -3,21 +3,28 @@
 Which one is named by an environment variable that only the processes of such a run have; production code has no hook.
 """
 
+import logging
 import os
 from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from typing import Any
 from uuid import UUID, uuid4
 
+from celery.worker.consumer import Consumer
 from django.db import connection
 
 from apps.jobs import ledger
+from apps.jobs.broker import BrokerWatch
+from apps.jobs.consumer import JobConsumer
 from apps.jobs.models import Job
 from apps.jobs.relay import Relay
+from apps.local.chaos import tasks
 from apps.payments import client
 from apps.payments import services as payments
 from apps.payments.client import Intent
 from apps.payments.models import Charge
+
+logger = logging.getLogger(__name__)
 
 VARIABLE = "NIGHTSHIFT_SABOTAGE"
 
@@ -91,12 +98,44 @@ def _new_intent(charge: Charge, *_: Any, **__: Any) -> Intent:
     return intent
 
 
+def without_reconnecting() -> None:
+    """A worker whose broker restarts meets Celery's own error."""
+    JobConsumer.on_connection_error_after_connected = Consumer.on_connection_error_after_connected  # type: ignore[method-assign]
+
+
+def without_watching_the_broker() -> None:
+    """A broker is taken for one that never forgets: no mark, no empty queues, no time-out."""
+    BrokerWatch.resend_lost = _none_lost  # type: ignore[assignment,method-assign]
+
+
+def _none_lost(_watch: BrokerWatch) -> int:
+    return 0
+
+
+def without_atomicity() -> None:
+    """The row of a job's effect is committed by itself, and not with the job's end."""
+    tasks.effect.atomic = False
+
+
+def without_letters_for_messages() -> None:
+    """What is no task call is dropped."""
+    JobConsumer.bury = _drop  # type: ignore[assignment,method-assign]
+
+
+def _drop(consumer: JobConsumer, message: Any, *_: Any) -> None:
+    message.ack_log_error(logger, consumer.connection_errors)
+
+
 SAFEGUARDS: dict[str, Callable[[], None]] = {
     "fencing": without_fencing,
     "rescue": without_rescue,
     "idempotency": without_idempotency,
     "claim": without_claim,
     "letters": without_letters,
+    "reconnecting": without_reconnecting,
+    "watch": without_watching_the_broker,
+    "atomicity": without_atomicity,
+    "messages": without_letters_for_messages,
 }
 
 

@@ -81,6 +81,13 @@ class World:
             return int(self.witness.value(query, [f"{worker}@chaos" for worker in workers]))
         return 0
 
+    def sent(self, job_ids: list[str]) -> int:
+        """How many of these jobs' messages the broker has got, and nobody has claimed yet."""
+        query = "SELECT count(*) FROM jobs_job WHERE state = 'sent' AND id = ANY(%s::uuid[])"
+        with suppress(psycopg.Error):
+            return int(self.witness.value(query, job_ids))
+        return 0
+
     def live(self) -> int:
         query = """
             SELECT count(*) FROM jobs_job

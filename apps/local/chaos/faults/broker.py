@@ -1,13 +1,15 @@
 """What happens to the broker, and to the messages in it."""
 
 import json
+from collections.abc import Generator
 from random import Random
 from typing import Any
 from uuid import uuid4
 
 from apps.local.chaos import malformed, mix
 from apps.local.chaos import tasks as chaos
-from apps.local.chaos.faults.strike import A_LOOK, Course, Hit, ask_for, fault
+from apps.local.chaos.faults.strike import Course, Hit, fault, until_met
+from apps.local.chaos.journal import Promise
 from apps.local.chaos.world import World, until
 
 DUPLICATES = 10
@@ -15,24 +17,35 @@ DUPLICATES = 10
 AT_ONCE = 25
 
 
+def until_it_holds_messages(world: World) -> Generator[float, None, int]:
+    """Also those that are not acknowledged."""
+    return (yield from until_met(world, world.in_broker, _effects))
+
+
+def _effects() -> list[Promise]:
+    return [mix.promise(chaos.effect.delay(seconds=1), "effect") for _ in range(4)]
+
+
 @fault("broker restarted", resource="broker", seconds=5)
 def restart_broker(world: World, _choice: float) -> Course:
+    messages = yield from until_it_holds_messages(world)
     world.valkey.restart()
     yield 3.0
-    return Hit(1, "restarts")
+    return Hit(messages, "messages")
 
 
 @fault("broker killed (kill -9)", resource="broker", seconds=5)
 def kill_broker(world: World, _choice: float) -> Course:
+    messages = yield from until_it_holds_messages(world)
     world.valkey.kill9()
     world.valkey.start()
     yield 3.0
-    return Hit(1, "kills")
+    return Hit(messages, "messages")
 
 
 @fault("broker wiped (FLUSHALL)", resource="broker", seconds=4)
 def wipe_broker(world: World, _choice: float) -> Course:
-    messages = world.in_broker()
+    messages = yield from until_it_holds_messages(world)
     with world.broker() as client:
         client.flushall()
     yield 2.0
@@ -68,11 +81,7 @@ def freeze_broker(world: World, _choice: float) -> Course:
 @fault("messages duplicated ten times", resource="broker", seconds=6)
 def duplicate_messages(world: World, _choice: float) -> Course:
     """At once, and again when the jobs have ended."""
-    yield from ask_for(world, lambda: [mix.promise(chaos.effect.delay(seconds=1), "effect") for _ in range(4)])
-    looked_long_enough = until(lambda: _messages_at_hand(world), 3)
-    while not looked_long_enough():
-        yield A_LOOK
-    copies = _messages_at_hand(world)
+    copies = yield from until_met(world, lambda: _messages_at_hand(world), _effects)
     _push_again(world, copies)
     yield 4.0
     _push_again(world, copies)

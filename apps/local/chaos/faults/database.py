@@ -4,7 +4,7 @@ from typing import LiteralString
 
 import psycopg
 
-from apps.local.chaos.faults.strike import Course, Hit, fault
+from apps.local.chaos.faults.strike import Course, Hit, fault, pick, until_busy
 from apps.local.chaos.world import WORKERS, World
 
 # Every process has something to commit in this time: producers, web, relays, beats and workers.
@@ -12,16 +12,16 @@ HANGING_SECONDS = 1.5
 
 
 @fault("database restarted (fast)", resource="database", seconds=6)
-def restart_database(world: World, _choice: float) -> Course:
-    running = world.running_on(*WORKERS)
+def restart_database(world: World, choice: float) -> Course:
+    running = yield from until_busy(world, pick(choice, WORKERS))
     world.postgres.restart("fast")
     yield 3.0
     return Hit(running, "running jobs")
 
 
 @fault("database restarted (immediate)", resource="database", seconds=6)
-def crash_database(world: World, _choice: float) -> Course:
-    running = world.running_on(*WORKERS)
+def crash_database(world: World, choice: float) -> Course:
+    running = yield from until_busy(world, pick(choice, WORKERS))
     world.postgres.restart("immediate")
     yield 3.0
     return Hit(running, "running jobs")

@@ -24,7 +24,10 @@ T = TypeVar("T")
 # A worker needs two or three seconds of processor time to start.
 RESTART_SECONDS = 4.0
 A_LOOK = 0.1
+# What was asked for is at work in this time, unless another strike is in the way…
 WAIT_FOR_WORK = 3.0
+# …which lasts for so long at most.
+KEEP_ASKING = 25.0
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,30 @@ def pick(choice: float, things: Sequence[T]) -> T:
     return things[int(choice * len(things))]
 
 
+def until_met(world: World, look: Callable[[], T], wish: Callable[[], list[Promise]]) -> Generator[float, None, T]:
+    """A strike that meets nothing shows nothing: ask for jobs, again and again, until there is something to strike.
+
+    Returns what `look` has seen; nothing, if it was in vain.
+    """
+    asked_often_enough = until(lambda: False, KEEP_ASKING)
+    seen = look()
+    while not seen and not asked_often_enough():
+        yield from ask_for(world, wish)
+        waited_long_enough = until(lambda: False, WAIT_FOR_WORK)
+        while not seen and not waited_long_enough():
+            yield A_LOOK
+            seen = look()
+    return seen
+
+
 def until_busy(world: World, worker: str) -> Generator[float, None, int]:
-    """A strike at an idle worker shows little, so give it work. Returns how many jobs it runs; 0 after long enough."""
+    """Returns how many jobs it runs."""
     queue = "io" if worker == "worker-io" else "default"
-    yield from ask_for(world, lambda: [_two_seconds_of_work(queue) for _ in range(4)])
-    waited_long_enough = until(lambda: world.running_on(worker), WAIT_FOR_WORK)
-    while not waited_long_enough():
-        yield A_LOOK
-    return world.running_on(worker)
+    return (
+        yield from until_met(
+            world, lambda: world.running_on(worker), lambda: [_two_seconds_of_work(queue) for _ in range(4)]
+        )
+    )
 
 
 def _two_seconds_of_work(queue: str) -> Promise:

@@ -1,19 +1,25 @@
 """What Stripe, the supplier and the mail server do wrong."""
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
-from apps.local.chaos.faults.strike import Course, Hit, fault
+from apps.local.chaos import mix
+from apps.local.chaos.faults.strike import Course, Hit, fault, until_met
 from apps.local.chaos.world import World
+
+# What has a third party asked.
+WORK = {"stripe": mix.charge, "supplier": mix.sync, "mail": mix.mail}
 
 
 def switch_on(party: str, mode: str, **how: Any) -> Callable[[World, float], Course]:
-    def strike(world: World, _choice: float) -> Course:
-        before = _faults_of(world, party)
+    def strike(world: World, choice: float) -> Course:
+        before, rng = _faults_of(world, party), Random(choice)
         world.sandbox.fault(party, mode, **how)
         yield 5.0
+        met = yield from until_met(world, lambda: _faults_of(world, party) - before, lambda: WORK[party](rng))
         world.sandbox.clear(party)
-        return Hit(_faults_of(world, party) - before, "requests")
+        return Hit(met, "requests")
 
     return strike
 

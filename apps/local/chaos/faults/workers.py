@@ -4,18 +4,26 @@ import signal
 from contextlib import suppress
 
 import psutil
-import redis
 
 from apps.local.chaos import mix
 from apps.local.chaos import tasks as chaos
-from apps.local.chaos.faults.strike import A_LOOK, RESTART_SECONDS, Course, Hit, ask_for, fault, pick, until_busy
+from apps.local.chaos.faults.strike import (
+    A_LOOK,
+    RESTART_SECONDS,
+    Course,
+    Hit,
+    ask_for,
+    fault,
+    pick,
+    until_busy,
+    until_met,
+)
+from apps.local.chaos.journal import Promise
 from apps.local.chaos.world import LOW, PREFORK, WORKERS, World, until
 from tasks import lab
 
 # Past the lease (4 s), the rescue (1 s) and the new start of the job elsewhere.
 FROZEN_SECONDS = 7.0
-# The server hands over a message within milliseconds, if the worker had asked when it was frozen.
-HANDED_OVER = 0.5
 
 
 @fault("kill -9 of a worker and its pool", resource="workers", seconds=6)
@@ -76,23 +84,15 @@ def freeze_worker(world: World, choice: float) -> Course:
 
 @fault("kill -9 between fetch and registration", resource="workers", seconds=8)
 def kill_while_fetching(world: World, _choice: float) -> Course:
-    """An idle worker is frozen while it waits for a message; the server hands it one; the worker never wakes up."""
-    tried_often_enough = until(lambda: False, 8)
-    taken = 0
-    while not taken and not tried_often_enough():
-        family = world.fleet.suspend(LOW)
-        asked = yield from ask_for(world, lambda: [mix.promise(lab.lab_nothing.apply_async(queue="low"), "fetched")])
-        yield HANDED_OVER
-        taken = len(asked) if _queue_is_empty(world, "low") else 0
-        if not taken:
-            world.fleet.resume(family)
-            yield HANDED_OVER
+    """The only worker of a queue is frozen. The server tells it of a message, or hands it one: it never wakes up."""
+    world.fleet.suspend(LOW)
+    fetched: list[Promise] = []
+
+    def fetch() -> list[Promise]:
+        fetched.append(mix.promise(lab.lab_nothing.apply_async(queue="low"), "fetched"))
+        return fetched[-1:]
+
+    met = yield from until_met(world, lambda: world.sent([promise.job_id for promise in fetched]), fetch)
     world.fleet.kill(LOW)
     yield RESTART_SECONDS
-    return Hit(taken, "messages in the window")
-
-
-def _queue_is_empty(world: World, queue: str) -> bool:
-    with suppress(redis.RedisError), world.broker() as client:
-        return bool(client.llen(queue) == 0)
-    return False
+    return Hit(met, "messages in the window")
