@@ -14,6 +14,9 @@ logger = logging.getLogger(__name__)
 
 # While the database is away. Shorter than any lease, long enough not to be in the way of other work.
 TRY_AGAIN = 1.0
+# A loop that delivers a batch, or runs jobs itself, fires its timers late. Later than this, the timer is lost: a lost
+# connection clears them.
+LATE = 0.5
 
 T = TypeVar("T")
 
@@ -33,8 +36,9 @@ class Batch(Generic[T]):
         self._flush_by(time.monotonic() + within)
 
     def _flush_by(self, by: float) -> None:
+        """By one timer for all: Celery's loop fires ten in a turn, and with more of them due it may sleep a second."""
         now = time.monotonic()
-        if not now <= self.due <= by:
+        if not now - LATE <= self.due <= by:
             self.due = by
             self.timer.call_after(max(0.0, by - now), self.flush)
 

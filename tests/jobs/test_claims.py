@@ -17,7 +17,7 @@ from django.utils import timezone
 from kombu.common import QoS
 from kombu.utils.json import dumps
 
-from apps.jobs import ahead, claims, endings, lease, ledger
+from apps.jobs import ahead, batch, claims, endings, lease, ledger
 from apps.jobs.claims import Claims
 from apps.jobs.models import Job, QueuePause
 from tasks.lab import lab_nothing, lab_nothing_broker_only
@@ -118,6 +118,25 @@ def test_what_came_together_is_claimed_in_one_statement_before_any_of_it_starts(
     assert main.started == requests
     assert [request.token for request in requests] == [1] * 5
     assert set(Job.objects.values_list("state", "worker_id")) == {("running", lease.worker_id())}
+
+
+def test_what_came_together_sets_one_timer(main: Main, bench: Bench) -> None:
+    """Celery's loop fires ten timers in a turn, and sleeps while more of them are due."""
+    lab_nothing.delay_many([{}] * 5)
+    main.fetch(bench.send())
+    assert len(main.timer.due) == 1
+
+
+def test_a_timer_that_was_lost_is_set_again(main: Main, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost connection to the broker clears them all."""
+    lab_nothing.delay_many([{}] * 2)
+    first, second = bench.send()
+    main.fetch([first])
+    main.timer.due.clear()
+    monkeypatch.setattr(batch, "LATE", 0.0)
+    requests = main.fetch([second])
+    main.timer.pass_time()
+    assert main.started[-1:] == requests
 
 
 def test_a_duplicate_a_cancelled_a_paused_and_an_expired_job_never_reach_the_pool(main: Main, bench: Bench) -> None:
