@@ -41,17 +41,27 @@ def sealed(message: Any, queue: str, priority: int | None) -> str:
     return str(dumps(envelope))
 
 
-def readable(item: bytes | str, tag: str | None = None) -> bytes | str:
-    """The item itself, or an envelope around it that says what is wrong with it, under this tag or a new one."""
-    wrong = _what_is_wrong(item)
-    return item if wrong is None else json.dumps(_envelope(item, wrong, tag or str(uuid4())))
+def readable(item: bytes | str) -> bytes | str:
+    """The item itself, or an envelope around it that says what is wrong with it."""
+    _, wrong = _opened(item)
+    return item if wrong is None else json.dumps(_around(item, wrong))
 
 
-def _what_is_wrong(item: bytes | str) -> str | None:
+def opened(item: bytes | str, tag: str | None) -> dict[str, Any]:
+    """The envelope that the item is, or that is put around it, under this tag or a new one. It is read once."""
+    envelope, wrong = _opened(item)
+    return envelope if wrong is None else _around(item, wrong, tag)
+
+
+def _opened(item: bytes | str) -> tuple[Any, str | None]:
     try:
         envelope = json.loads(item)
     except (ValueError, RecursionError) as exc:
-        return f"The envelope is not JSON: {exc}"
+        return None, f"The envelope is not JSON: {exc}"
+    return envelope, _what_is_wrong(envelope)
+
+
+def _what_is_wrong(envelope: Any) -> str | None:
     if not isinstance(envelope, dict):
         return "The envelope is not an object."
     if not isinstance(envelope.get("headers"), dict | None):
@@ -77,7 +87,7 @@ def _what_is_wrong_with_body(body: Any, encoding: Any) -> str | None:
     return None
 
 
-def _envelope(item: bytes | str, reason: str, tag: str) -> dict[str, Any]:
+def _around(item: bytes | str, reason: str, tag: str | None = None) -> dict[str, Any]:
     text = item.decode("utf-8", "replace") if isinstance(item, bytes) else item
     return {
         "body": text[:SHOWN],
@@ -85,7 +95,7 @@ def _envelope(item: bytes | str, reason: str, tag: str) -> dict[str, Any]:
         "content-encoding": "utf-8",
         "headers": {"reason": reason},
         "properties": {
-            "delivery_tag": tag,
+            "delivery_tag": tag or str(uuid4()),
             "delivery_info": {"exchange": "", "routing_key": ""},
             "delivery_mode": 2,
         },

@@ -29,7 +29,7 @@ import redis
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
-from apps.jobs.envelope import readable, sealed
+from apps.jobs.envelope import opened, readable, sealed
 
 logger = logging.getLogger(__name__)
 
@@ -246,7 +246,7 @@ class Channel(kombu_redis.Channel):
         self._queue_cycle.rotate(queue)
         self.noted = tag
         try:
-            self.connection._deliver(json.loads(readable(item, tag)), queue)
+            self.connection._deliver(opened(item, tag), queue)
         finally:
             self.noted = None
 
