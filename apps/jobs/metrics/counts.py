@@ -95,11 +95,9 @@ class Tallies:
             getattr(self._of(task, queue), histogram).observe(max(0.0, seconds))
 
     def _of(self, task: str, queue: str) -> Tally:
-        known = (
-            task if task in current_app.tasks else UNKNOWN,
-            queue if queue in settings.JOBS_QUEUES else UNKNOWN,
-        )
-        return self._tallies.setdefault(known, Tally())
+        """Called five times for each job: what is known already costs one look."""
+        known = self._tallies.get((task, queue))
+        return known or self._tallies.setdefault(_labels(task, queue), Tally())
 
     def take(self) -> dict[tuple[str, str], Tally]:
         with self._lock:
@@ -110,6 +108,13 @@ class Tallies:
         with self._lock:
             for key, tally in taken.items():
                 self._tallies.setdefault(key, Tally()).add(tally)
+
+
+def _labels(task: str, queue: str) -> tuple[str, str]:
+    return (
+        task if task in current_app.tasks else UNKNOWN,
+        queue if queue in settings.JOBS_QUEUES else UNKNOWN,
+    )
 
 
 _tallies = Tallies()
