@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 from kombu import Connection, Consumer, Exchange, Producer, Queue
+from kombu.pidbox import Mailbox
 from kombu.transport import redis as kombu_redis
 
 from apps.jobs.transport import REPORT
@@ -44,6 +46,8 @@ def publish(connection: Connection, *bodies: Any, queue: str = "a", **options: A
 
 class Fetched(list[Any]):
     """The messages that came, with the channel that brought them."""
+
+    consumer: Any
 
     def __init__(self, connection: Connection, channel: Any) -> None:
         self.connection = connection
@@ -79,7 +83,7 @@ def consuming(
         channel.basic_qos(0, prefetch, False)
         fetched = Fetched(connection, channel)
         known = [Queue(queue) if isinstance(queue, str) else queue for queue in queues]
-        with Consumer(channel, known, on_message=fetched.append, no_ack=no_ack):
+        with Consumer(channel, known, on_message=fetched.append, no_ack=no_ack) as fetched.consumer:
             yield fetched
 
 
@@ -223,6 +227,44 @@ def test_everyone_gets_what_is_broadcast(valkey: redis.Redis) -> None:
         two.no_more()
         Producer(third.default_channel, exchange=EVERYONE).publish("news")
         assert one.come(1) == two.come(1) == ["news"]
+
+
+def test_a_worker_is_asked_and_answers_by_remote_control(valkey: redis.Redis) -> None:
+    mailbox = Mailbox("tests", type="fanout")
+    with connect() as asked, connect(STOCK) as asking, consuming(asked, "a") as fetched:
+        publish(asked, "work")
+        node = mailbox(asked).Node("worker@tests", handlers={"ping": lambda _: "pong"}, channel=fetched.channel)
+        node.listen()
+        fetched.come(1)
+        fetched.no_more()
+        answers: list[Any] = []
+        caller = threading.Thread(target=lambda: answers.extend(mailbox(asking).call(["worker@tests"], "ping")))
+        caller.start()
+        assert wait_for(lambda: not fetched._drain() and not caller.is_alive(), 10)
+    assert answers == [{"worker@tests": "pong"}]
+
+
+def test_an_answer_that_comes_after_its_consumer_was_cancelled_goes_back_to_the_queue(
+    ours: Connection, valkey: redis.Redis
+) -> None:
+    with consuming(ours, "a", "b", prefetch=2) as fetched:
+        fetched.no_more()
+        publish(ours, 1, 2)
+        fetched.channel._brpop_start()
+        assert wait_for(lambda: valkey.hlen("unacked") == 2, 10)
+        fetched.consumer.cancel_by_queue("a")
+        fetched.no_more()
+        assert (valkey.llen("a"), valkey.hlen("unacked")) == (2, 0)
+        publish(ours, "still here", queue="b")
+        assert fetched.come(1) == ["still here"]
+
+
+def test_what_is_restored_comes_before_what_waits(ours: Connection) -> None:
+    publish(ours, 1, 2, 3)
+    with consuming(ours, "a", prefetch=2) as fetched:
+        fetched.come(2)
+    with consuming(ours, "a") as again:
+        assert sorted(again.come(3)[:2]) == [1, 2]
 
 
 def test_a_queue_without_acknowledgements_leaves_no_notes(ours: Connection, valkey: redis.Redis) -> None:
