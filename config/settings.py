@@ -231,7 +231,10 @@ CELERY_WORKER_MAX_MEMORY_PER_CHILD = 400_000
 # Checks every message before Celery does: see apps/jobs/consumer.py.
 CELERY_WORKER_CONSUMER = "apps.jobs.consumer:JobConsumer"
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
-CELERY_WORKER_SEND_TASK_EVENTS = CELERY_WORKER_ENABLE_REMOTE_CONTROL = BROKER.has_events
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = BROKER.has_events
+# For a short job a third of what the worker's main process does, so they are sent only while somebody listens: Flower
+# switches them on by itself, and again in each worker that starts.
+CELERY_WORKER_SEND_TASK_EVENTS = False
 CELERY_TIMEZONE = "UTC"
 CELERY_ENABLE_UTC = True
 
