@@ -1,5 +1,6 @@
 """What a worker tells the world of its jobs leaves in batches."""
 
+import threading
 import time
 from unittest.mock import Mock
 
@@ -20,6 +21,22 @@ def consumer() -> JobConsumer:
     consumer = JobConsumer.__new__(JobConsumer)
     consumer.hub = consumer.timer = Mock()
     return consumer
+
+
+def test_a_message_is_acknowledged_when_its_job_ends_and_not_in_the_loops_next_turn(consumer: JobConsumer) -> None:
+    settle = Mock()
+    consumer.call_soon_ack(settle, "logger")
+    settle.assert_called_once_with("logger")
+    consumer.hub.call_soon.assert_not_called()
+
+
+def test_another_thread_leaves_the_acknowledgement_to_the_loop(consumer: JobConsumer) -> None:
+    settle = Mock()
+    thread = threading.Thread(target=consumer.call_soon_ack, args=[settle])
+    thread.start()
+    thread.join()
+    settle.assert_not_called()
+    consumer.hub.call_soon.assert_called_once()
 
 
 def test_many_events_set_the_timer_once(now: Mock, consumer: JobConsumer) -> None:
