@@ -36,9 +36,9 @@ class Ending:
 
 
 def write_soon(ending: Ending) -> None:
-    """At once, if the pool has room for more work, which the message's slot may be what it waits for."""
-    someone_waits = len(state.reserved_requests) > len(state.active_requests)
-    batch.add(ending, WITHIN if someone_waits else 0.0)
+    """At once, if no more wait for the pool than have ended: their slots are what others can be fetched for."""
+    waiting = len(state.reserved_requests) - len(state.active_requests)
+    batch.add(ending, WITHIN if waiting > len(batch.items) else 0.0)
 
 
 def not_written_yet() -> list[UUID]:

@@ -254,6 +254,23 @@ def test_successes_are_written_in_one_statement_and_acknowledged_only_then(
     assert not Job.objects.exclude(state=Job.State.SUCCEEDED).exists()
 
 
+def test_successes_are_written_at_once_when_no_more_wait_for_the_pool_than_have_ended(
+    main: Main, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their slots are what more can be fetched for."""
+    sizes = counted(monkeypatch, "succeed_many")
+    lab_nothing.delay_many([{}] * 4)
+    requests = main.fetch(bench.send())
+    main.timer.pass_time()
+    main.run(requests[0])
+    main.timer.pass_time()
+    assert sizes == []
+    main.run(requests[1])
+    main.run(requests[2])
+    main.timer.pass_time()
+    assert sizes == [3]
+
+
 def test_a_job_that_waited_for_a_process_has_started_when_its_body_did(main: Main, bench: Bench) -> None:
     job = lab_nothing.delay()
     [request] = main.fetch(bench.send())
