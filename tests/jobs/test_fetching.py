@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,6 +20,7 @@ from kombu import Connection, Consumer, Exchange, Producer, Queue
 from kombu.pidbox import Mailbox
 from kombu.transport import redis as kombu_redis
 
+from apps.jobs import transport
 from apps.jobs.transport import REPORT
 from apps.local.waiting import wait_for
 
@@ -108,6 +110,23 @@ def test_as_many_messages_as_the_credit_allows_come_in_one_answer(
         sizes = count_claims(fetched.channel, monkeypatch)
         assert fetched.come(4) == [0, 1, 2, 3]
         assert sizes == [4]
+
+
+def test_a_worker_with_work_in_hand_asks_once_for_what_ends_within_a_moment(
+    ours: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(ours, *range(4))
+    with consuming(ours, "a", prefetch=3) as fetched:
+        sizes = count_claims(fetched.channel, monkeypatch)
+        fetched.come(3)
+        monkeypatch.setattr(fetched.channel.connection, "event_loop", Mock())
+        monkeypatch.setattr(transport, "GATHER", 60.0)
+        fetched[0].ack()
+        fetched.no_more()
+        fetched[1].ack()
+        fetched[2].ack()
+        assert fetched.come(4) == [0, 1, 2, 3]  # no work is left in hand
+        assert sizes == [3, 1]
 
 
 def test_a_message_is_noted_before_it_is_delivered(ours: Connection, valkey: redis.Redis) -> None:
