@@ -6,7 +6,7 @@ Celery's documented hook for that is a task's `Request` class.
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 from uuid import UUID
 
@@ -42,7 +42,7 @@ class JobRequest(Request):
         self.is_handed_back = False
         meter.received(self)
 
-    @property
+    @cached_property
     def job_id(self) -> UUID:
         return job_id_of(self.id)
 
