@@ -83,17 +83,13 @@ COLUMNS = """
 
 # A notification wakes a relay, so it is only sent for what is due before the relay's next poll.
 RECORD_ONE = f"""
-    WITH made AS (
-        INSERT INTO jobs_job ({COLUMNS})
-        VALUES (
-            %s, %s, %s::jsonb, %s::jsonb, %s::jsonb, %s, %s, %s,
-            coalesce(%s::timestamptz, statement_timestamp() + %s::float * interval '1 second'), %s,
-            %s, %s, statement_timestamp() + %s::float * interval '1 second', %s, %s, %s, %s)
-        ON CONFLICT DO NOTHING
-        RETURNING id, run_at
-    )
-    SELECT id, CASE WHEN run_at < statement_timestamp() + interval '1 second' THEN pg_notify('{CHANNEL}', '') END
-    FROM made
+    INSERT INTO jobs_job ({COLUMNS})
+    VALUES (
+        %s, %s, %s::jsonb, %s::jsonb, %s::jsonb, %s, %s, %s,
+        coalesce(%s::timestamptz, statement_timestamp() + %s::float * interval '1 second'), %s,
+        %s, %s, statement_timestamp() + %s::float * interval '1 second', %s, %s, %s, %s)
+    ON CONFLICT DO NOTHING
+    RETURNING id, CASE WHEN run_at < statement_timestamp() + interval '1 second' THEN pg_notify('{CHANNEL}', '') END
 """
 
 RECORD_MANY = f"""
