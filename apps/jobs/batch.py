@@ -40,7 +40,12 @@ class Batch(Generic[T]):
         now = time.monotonic()
         if not now - LATE <= self.due <= by:
             self.due = by
-            self.timer.call_after(max(0.0, by - now), self.flush)
+            self.timer.call_after(max(0.0, by - now), self._flush_if_due, (by,))
+
+    def _flush_if_due(self, by: float) -> None:
+        """A timer whose batch was written sooner must not cut the next one short."""
+        if by == self.due:
+            self.flush()
 
     def flush(self) -> None:
         items, self.items, self.due = self.items, [], -math.inf

@@ -271,6 +271,24 @@ def test_successes_are_written_at_once_when_no_more_wait_for_the_pool_than_have_
     assert sizes == [3]
 
 
+def test_a_timer_whose_batch_was_written_sooner_does_not_cut_the_next_one_short(
+    main: Main, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = counted(monkeypatch, "succeed_many")
+    lab_nothing.delay_many([{}] * 8)
+    requests = main.fetch(bench.send())
+    main.timer.pass_time()
+    for request in requests[:5]:
+        main.run(request)
+    main.timer.pass_time()
+    assert sizes == [5]
+    main.run(requests[5])
+    [of_the_five, _] = [entry for entry in main.timer.due if entry[0] <= endings.WITHIN]
+    main.timer.due = [of_the_five]
+    main.timer.pass_time(endings.WITHIN)
+    assert sizes == [5]
+
+
 def test_a_job_that_waited_for_a_process_has_started_when_its_body_did(main: Main, bench: Bench) -> None:
     job = lab_nothing.delay()
     [request] = main.fetch(bench.send())
