@@ -2,8 +2,11 @@
 
 import ctypes
 import time
+from functools import cache
 
+import redis
 from celery import shared_task
+from django.conf import settings
 from django.db import connection
 
 from apps.jobs.task import JobTask
@@ -43,3 +46,14 @@ def tick() -> None:
 @shared_task(name="chaos.canary")
 def canary() -> None:
     """Shows that its worker works. Safe to run twice: it does nothing."""
+
+
+@shared_task(name="chaos.mark", bind=True, durable=False)
+def mark(self: JobTask) -> None:
+    """Note that it ran, where the broker is. Safe to run twice: a set holds it once."""
+    _redis().sadd("chaos:ran", self.request.id)
+
+
+@cache
+def _redis() -> "redis.Redis":
+    return redis.Redis.from_url(settings.REDIS_URL)

@@ -29,6 +29,9 @@ class Command(BaseCommand):
         parser.add_argument("--only", metavar="TEXT", action="append", help="only faults with this text in their name")
         parser.add_argument("--without", metavar="SAFEGUARD", help="take a safeguard out: the audit must fail")
         parser.add_argument("--prove", action="store_true", help="take out each safeguard in turn, and see it missed")
+        parser.add_argument(
+            "--kills", type=int, metavar="WORKERS", help="nothing but this: kill so many workers at work"
+        )
         parser.add_argument("--list", action="store_true", help="name the faults and the safeguards")
 
     def run_from_argv(self, argv: list[str]) -> None:
@@ -44,7 +47,7 @@ class Command(BaseCommand):
             self.list_faults()
         elif options["prove"]:
             self.prove()
-        elif not self.attack(**options):
+        elif not (self.kill(**options) if options["kills"] else self.attack(**options)):
             raise SystemExit(1)
 
     def attack(
@@ -67,6 +70,13 @@ class Command(BaseCommand):
         folder = fresh_folder(VAR / "chaos" / f"{seed}{f'-without-{without}' if without else ''}")
         sabotaged = {**os.environ, sabotage.VARIABLE: without} if without else dict(os.environ)
         return run(plan, folder, sabotaged, proof.drain if proof else DRAIN_SECONDS, self.say)
+
+    def kill(self, kills: int, seed: int | None, **_: Any) -> bool:
+        from apps.local.chaos import kills as killing
+        from apps.local.chaos.stage import fresh_folder
+
+        seed = seed if seed is not None else secrets.randbelow(100_000)
+        return killing.run(kills, seed, fresh_folder(VAR / "chaos" / f"kills-{seed}"), os.environ, self.say)
 
     def prove(self) -> None:
         from apps.local.chaos.proofs import PROOFS, SEED, is_proved
