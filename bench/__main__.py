@@ -1,11 +1,14 @@
-"""Everything in one run: first what a producer pays, with nobody else about; then the relay and the workers start."""
+"""Everything in one run. What is asked for with `--only` is measured alone."""
 
 import argparse
+import json
 from pathlib import Path
 
 import django
 
-from bench.rounds import FULL, QUICK, Measure, Sizes
+from bench.rounds import FULL, QUICK
+
+PARTS = ("jobs", "growth", "pages")
 
 
 def main() -> None:
@@ -13,8 +16,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--logs", type=Path, required=True)
-    parser.add_argument("--peers", choices=("with", "without", "only"), default="with")
-    parser.add_argument("--only", choices=("pages",))
+    parser.add_argument("--without-peers", action="store_true")
+    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--soak", type=float, metavar="MINUTES")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     django.setup()
@@ -22,36 +26,22 @@ def main() -> None:
     # These need the settings and the tasks, which are there only now.
     from django.core.management import call_command
 
-    from bench import console, page, peers, report
+    from bench import page, peers, runs, soak
 
     sizes = QUICK if options.quick else FULL
     call_command("migrate", "jobs", verbosity=0)
-    machine = report.machine()
-    figures = {"machine": report.facts(machine)}
-    if options.peers != "only":
-        measures = [] if options.only else next_to_plain(sizes, options.logs)
-        pages = console.measure(sizes)
-        figures |= {"plain": report.table(measures)} if measures else {}
-        figures["pages"] = console.table(sizes.console_jobs, pages)
-        if options.json:
-            options.json.write_text(report.as_json(machine, measures, pages) + "\n")
-    if options.peers != "without" and not options.only:
-        rates = peers.measure(sizes.peer_rounds, sizes.peer_share, options.logs)
-        figures["peers"] = peers.table(rates)
-        (options.logs / page.CHART.name).write_text(peers.chart(rates))
-    print("\n\n".join(figures.values()))
+    peers.make_database()
+    if options.soak:
+        soak.run(sizes, options.logs, options.soak)
+        return
+    run = runs.Run(sizes, options.logs, with_peers=not options.without_peers)
+    for part in [options.only] if options.only else PARTS:
+        getattr(run, part)()
+    print("\n\n".join(run.figures.values()))
+    if options.json:
+        options.json.write_text(json.dumps(run.rounds, indent=2, default=vars) + "\n")
     if options.write:
-        page.publish(figures, options.logs / page.CHART.name)
-
-
-def next_to_plain(sizes: Sizes, logs: Path) -> list[Measure]:
-    """Plain Celery's worker and ours take turns."""
-    from bench import drain, enqueue, latency, limit
-    from bench.fleet import fleet
-
-    measures = enqueue.measure(sizes) + limit.measure(sizes)
-    with fleet(logs) as workers:
-        return measures + drain.measure(workers, sizes) + latency.measure(workers, sizes)
+        page.publish(run.figures, run.chart)
 
 
 if __name__ == "__main__":

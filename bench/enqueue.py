@@ -1,77 +1,39 @@
-"""What `.delay()` costs the process that asks. Nobody publishes or runs the jobs meanwhile."""
+"""What it costs the process that asks. Nobody publishes or runs the jobs meanwhile."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from django.db import connection, transaction
+from django.db import transaction
 
-from bench import plain, tasks
-from bench.rounds import Measure, Sizes, alternate
+from bench import disk, tasks
+from bench.rounds import Sizes, alternate
+from bench.sides import Side, forget_everything, rate_of
 
-
-def measure(sizes: Sizes) -> list[Measure]:
-    one, together = sizes.enqueued, sizes.enqueued_together
-    by_plain, without_results, singly, undisked, in_transaction, many = alternate(
-        sizes.enqueue_rounds,
-        (rate_of(plain_one_by_one), one),
-        (rate_of(plain_without_results), one),
-        (rate_of(one_by_one), one),
-        (rate_of(one_by_one_not_on_disk), one),
-        (rate_of(in_one_transaction), one),
-        (rate_of(all_together), together),
-    )
-    return [
-        Measure("enqueue one", "jobs/s", by_plain, singly, ratio_target=1.2),
-        Measure("enqueue one, not waiting for the disk", "jobs/s", by_plain, undisked, ratio_target=1.2),
-        Measure("enqueue one, inside a transaction", "jobs/s", by_plain, in_transaction),
-        Measure("enqueue one, plain without results", "jobs/s", without_results, singly),
-        Measure(f"enqueue {together:,} at once", "jobs/s", by_plain, many, ratio_target=8.0),
-    ]
+Rates = list[tuple[float, float]]
 
 
-def rate_of(enqueue: Callable[[int], None]) -> Callable[[int], float]:
-    def rate(jobs: int) -> float:
-        began = time.perf_counter()
-        enqueue(jobs)
-        seconds = time.perf_counter() - began
-        forget_jobs()
-        return jobs / seconds
-
-    return rate
+def measure(sides: Sequence[Side], sizes: Sizes) -> dict[str, Rates]:
+    """For each side its rates, one by one and many together, one pair a round."""
+    asked = {side.name: partial(fresh, side.rates, sizes) for side in sides if side.rates}
+    return dict(zip(asked, alternate(sizes.enqueue_rounds, list(asked.values())), strict=True))
 
 
-def plain_one_by_one(jobs: int) -> None:
-    for _ in range(jobs):
-        plain.nothing.delay()
+def fresh(rates: Callable[[int, int], tuple[float, float]], sizes: Sizes) -> tuple[float, float]:
+    forget_everything()
+    return rates(sizes.enqueued, sizes.enqueued_together)
 
 
-def plain_without_results(jobs: int) -> None:
-    for _ in range(jobs):
-        plain.nothing_late.delay()
+def without_waiting_for_the_disk(sizes: Sizes) -> dict[str, list[float]]:
+    """What is left of the price of one where a commit costs nothing: on a server's disk, or inside a transaction."""
+    found = alternate(sizes.enqueue_rounds, [partial(undisked, sizes.enqueued), partial(inside, sizes.enqueued)])
+    return dict(zip(("commits that do not wait for the disk", "inside a transaction"), found, strict=True))
 
 
-def one_by_one(jobs: int) -> None:
-    for _ in range(jobs):
-        tasks.nothing.delay()
+def undisked(jobs: int) -> float:
+    with disk.not_waited_for():
+        return rate_of(tasks.nothing.delay, jobs)
 
 
-def one_by_one_not_on_disk(jobs: int) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SET synchronous_commit = off")
-        one_by_one(jobs)
-        cursor.execute("RESET synchronous_commit")
-
-
-def in_one_transaction(jobs: int) -> None:
+def inside(jobs: int) -> float:
     with transaction.atomic():
-        one_by_one(jobs)
-
-
-def all_together(jobs: int) -> None:
-    tasks.nothing.delay_many([{}] * jobs)
-
-
-def forget_jobs() -> None:
-    plain.app.control.purge()
-    with connection.cursor() as cursor:
-        cursor.execute("TRUNCATE jobs_job")
+        return rate_of(tasks.nothing.delay, jobs)

@@ -5,29 +5,30 @@ The clock starts when the producer has the commit's answer, and stops in the fir
 
 import random
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
 from bench import plain, stamps, tasks
-from bench.fleet import Fleet
-from bench.rounds import Measure, Sizes
+from bench.rounds import Sizes
+from bench.sides import BASE, DURABLE, Side, working
 
 # Long enough for the job before to be over and done with; random, so as not to fall in step with anybody's polling.
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.01, 0.05
+# Both processes of a pool have made their connections by then.
+WARM_UP = 10
 
 
-def measure(fleet: Fleet, sizes: Sizes) -> list[Measure]:
-    by_plain, by_nightshift = [], []
-    with fleet.plain.consuming(), fleet.nightshift.consuming():
-        for task in (plain.stamp, tasks.stamp) * 2:
-            milliseconds_to_start(task)  # each process of both pools has its connections now
-        for _ in range(sizes.started):
-            by_plain.append(milliseconds_to_start(plain.stamp))
-            by_nightshift.append(milliseconds_to_start(tasks.stamp))
-    return [
-        Measure("commit → start, p50", "ms", by_plain, by_nightshift, limit=15.0),
-        Measure("commit → start, p99", "ms", [p99(by_plain)], [p99(by_nightshift)]),
-    ]
+def measure(sides: Mapping[str, Side], sizes: Sizes, logs: Path) -> dict[str, list[float]]:
+    """Milliseconds, in turns."""
+    asked = {BASE: plain.stamp, DURABLE: tasks.stamp}
+    found: dict[str, list[float]] = {name: [] for name in asked}
+    with working(sides[BASE], logs), working(sides[DURABLE], logs):
+        for _ in range(WARM_UP + sizes.started):
+            for name, task in asked.items():
+                found[name].append(milliseconds_to_start(task))
+    return {name: figures[WARM_UP:] for name, figures in found.items()}
 
 
 def milliseconds_to_start(task: Any) -> float:
@@ -37,5 +38,5 @@ def milliseconds_to_start(task: Any) -> float:
     return (stamps.wait_for_stamp() - committed) * 1000
 
 
-def p99(figures: list[float]) -> float:
+def p99(figures: Sequence[float]) -> float:
     return quantiles(figures, n=100, method="inclusive")[98]

@@ -1,73 +1,107 @@
-"""The necessary round trips and nothing else: no faster can anything be that gives the same guarantees from Python."""
+"""The necessary round trips and nothing else: no faster can anything be that gives the same promises from Python.
 
+Loops over redis-py and psycopg, in one process: no task is called, nothing is decoded. Beside them the relay, which is
+such a loop itself.
+"""
+
+import json
+import os
 import time
-from uuid import UUID
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from django.db import connection
+import psycopg
+import redis
 
-from apps.jobs import ledger
+from apps.jobs.ids import uuid7
 from apps.jobs.relay import Relay
-from apps.jobs.transport import Channel
-from bench import tasks
-from bench.enqueue import forget_jobs
-from bench.rounds import Measure, Sizes, alternate
+from bench.ours import fill_durable, record
+from bench.rounds import Sizes, alternate
+from bench.sides import forget_everything, rate_of
 from config.celery import app
 
 # As many as a worker fetches ahead at most.
 BATCH = 64
 
+ENQUEUE = """
+    INSERT INTO jobs_job (id, task, args, kwargs, options, queue)
+    SELECT id, 'bench.nothing', '[]', '{}', '{}', 'default' FROM unnest(%s::uuid[]) AS id
+"""
+FETCH = """
+    local items = redis.call('RPOP', KEYS[1], ARGV[1]) or {}
+    for _, item in ipairs(items) do
+        redis.call('HSET', KEYS[2], cjson.decode(item).properties.delivery_tag, item)
+    end
+    return items
+"""
+CLAIM = """
+    UPDATE jobs_job SET state = 'running', token = token + 1, lease_until = now() + interval '30 s'
+    WHERE id = ANY(%s::uuid[]) AND state = 'sent'
+"""
+END = """
+    UPDATE jobs_job SET state = 'succeeded', finished_at = now(), lease_until = NULL
+    WHERE id = ANY(%s::uuid[]) AND state = 'running' AND token = 1
+"""
 
-def measure(sizes: Sizes) -> list[Measure]:
-    """Each next to itself: nobody else does only this."""
-    fetched, ended = alternate(
-        sizes.limit_rounds, (fetch_and_acknowledge, sizes.enqueued_together), (claim_and_end, sizes.enqueued_together)
+
+@dataclass(frozen=True)
+class Limits:
+    """Jobs a second, one figure a round; `relay_cpu` in milliseconds of its processor a job."""
+
+    one: list[float]
+    many: list[float]
+    durable: list[float]
+    broker_only: list[float]
+    relay: list[float]
+    relay_cpu: list[float]
+
+
+def measure(sizes: Sizes) -> Limits:
+    one, many, durable, broker_only = alternate(
+        sizes.enqueue_rounds,
+        [
+            partial(enqueue, 1, sizes.enqueued),
+            partial(enqueue, sizes.enqueued_together, 1),
+            partial(drain, sizes.drained, durable=True),
+            partial(drain, sizes.drained, durable=False),
+        ],
     )
-    return [
-        Measure("limit: fetch and acknowledge, one process", "jobs/s", fetched, fetched),
-        Measure("limit: claim and end in the ledger, one process", "jobs/s", ended, ended),
-    ]
+    [relay] = alternate(sizes.enqueue_rounds, [partial(publish, sizes.drained)])
+    return Limits(one, many, durable, broker_only, [rate for rate, _ in relay], [cpu for _, cpu in relay])
 
 
-def fetch_and_acknowledge(jobs: int) -> float:
-    """Messages a second through the transport's claim and its pipeline of acknowledgements, by one process."""
-    publish(jobs)
-    with app.connection_for_read() as broker:
-        channel: Channel = broker.channel()
-        tags: list[str] = []
+def enqueue(together: int, times: int) -> float:
+    with connect() as session:
+        return together * rate_of(lambda: session.execute(ENQUEUE, [[uuid7() for _ in range(together)]]), times)
+
+
+def drain(jobs: int, *, durable: bool) -> float:
+    """Fetch, claim, end and acknowledge, 64 at a time. What is broker-only is fetched and acknowledged."""
+    forget_everything()
+    fill_durable([("nothing", jobs)])
+    with redis.Redis.from_url(os.environ["REDIS_URL"]) as broker, connect() as session:
+        session.execute("SET synchronous_commit = off")  # as ours: see docs/decisions/0016
+        fetch = broker.register_script(FETCH)
         began = time.perf_counter()
-        with app.amqp.Consumer(channel, [app.amqp.queues["default"]], on_message=lambda m: tags.append(m.delivery_tag)):
-            for _ in range(0, jobs, BATCH):
-                seen = len(tags)
-                while len(tags) < min(seen + BATCH, jobs):
-                    broker.drain_events(timeout=10)
-                for tag in tags[seen:]:
-                    channel.basic_ack(tag)  # type: ignore[no-untyped-call]
-        seconds = time.perf_counter() - began
-    forget_jobs()
-    return jobs / seconds
+        while messages := [json.loads(item) for item in fetch(["default", "unacked"], [BATCH])]:
+            if durable:
+                ids = [message["headers"]["id"] for message in messages]
+                session.execute(CLAIM, [ids])
+                session.execute(END, [ids])
+            broker.hdel("unacked", *[message["properties"]["delivery_tag"] for message in messages])
+        return jobs / (time.perf_counter() - began)
 
 
-def claim_and_end(jobs: int) -> float:
-    """Jobs a second through the ledger's two statements, by one process."""
-    publish(jobs)
-    ids = [UUID(job_id) for job_id in sent()]
-    began = time.perf_counter()
-    for first in range(0, jobs, BATCH):
-        tokens = ledger.claim(dict.fromkeys(ids[first : first + BATCH], 0), None)
-        ledger.succeed_many([(job_id, token, 0.0) for job_id, token in tokens.items()])
-    seconds = time.perf_counter() - began
-    forget_jobs()
-    return jobs / seconds
-
-
-def publish(jobs: int) -> None:
-    tasks.nothing.delay_many([{}] * jobs)
+def publish(jobs: int) -> tuple[float, float]:
+    forget_everything()
+    record([("nothing", jobs)])
     relay = Relay(app)
+    began, before = time.perf_counter(), time.process_time()
     while relay.publish_due():
         pass
+    return jobs / (time.perf_counter() - began), (time.process_time() - before) * 1000 / jobs
 
 
-def sent() -> list[str]:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT id::text FROM jobs_job WHERE state = 'sent'")
-        return [row[0] for row in cursor.fetchall()]
+def connect() -> psycopg.Connection[Any]:
+    return psycopg.connect(os.environ["DATABASE_URL"], autocommit=True)

@@ -1,22 +1,25 @@
-"""Puts a run's figures into `docs/performance.md`, so that none in there was ever typed."""
+"""Puts a run's figures into the documents, so that none in there was ever typed."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from apps.local.places import ROOT
 
-PAGE = ROOT / "docs" / "performance.md"
-CHART = ROOT / "docs" / "performance.svg"
+DOCS = ROOT / "docs"
+PAGES = (DOCS / "performance.md", DOCS / "scaling.md", DOCS / "decisions" / "0005-what-it-costs.md")
+CHART = DOCS / "performance.svg"
 PIECE = re.compile(r"(<!-- figures: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def publish(figures: dict[str, str], chart: Path) -> None:
-    fill(PAGE, figures)
-    if "peers" in figures:
-        CHART.write_text(chart.read_text())
+def publish(figures: Mapping[str, str], chart: str | None) -> None:
+    for page in PAGES:
+        fill(page, figures)
+    if chart:
+        CHART.write_text(chart)
 
 
-def fill(page: Path, figures: dict[str, str]) -> None:
+def fill(page: Path, figures: Mapping[str, str]) -> None:
     """Each piece that was measured; what was not keeps the figures of an earlier run."""
 
     def piece(found: re.Match[str]) -> str:

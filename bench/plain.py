@@ -4,6 +4,9 @@ import os
 
 from celery import Celery
 
+from bench import written
+from bench.stamps import stamp_now
+
 # Without fixups: a plain application knows no Django.
 app = Celery("plain", fixups=set(), set_as_current=False)
 
@@ -16,16 +19,14 @@ def servers() -> dict[str, str]:
 
 @app.task(name="plain.nothing")
 def nothing() -> None:
-    """What is enqueued: the default task, whose result is kept."""
+    pass
 
 
-@app.task(name="plain.nothing_late", acks_late=True, ignore_result=True)
-def nothing_late() -> None:
-    """What is drained: acknowledged when it has ended, as Nightshift's are."""
+@app.task(name="plain.write")
+def write() -> None:
+    written.write()
 
 
-@app.task(name="plain.stamp", acks_late=True, ignore_result=True)
+@app.task(name="plain.stamp")
 def stamp() -> None:
-    from bench.stamps import stamp_now
-
     stamp_now()

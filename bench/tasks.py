@@ -1,7 +1,9 @@
-"""What Nightshift runs here: the same bodies as plain Celery's, as durable tasks with the project's own settings."""
+"""What Nightshift runs here: the same bodies as plain Celery's, with the project's own settings."""
 
 from celery import shared_task
+from django.db import connection
 
+from bench import written
 from bench.stamps import stamp_now
 
 
@@ -16,6 +18,23 @@ def stamp() -> None:
     stamp_now()
 
 
+@shared_task(name="bench.write")
+def write() -> None:
+    """Safe to run twice: nobody counts the rows."""
+    _write()
+
+
+@shared_task(name="bench.nothing_atomic", atomic=True)
+def nothing_atomic() -> None:
+    """Safe to run twice: it does nothing."""
+
+
+@shared_task(name="bench.write_atomic", atomic=True)
+def write_atomic() -> None:
+    """Safe to run twice: its row and its end are one transaction."""
+    _write()
+
+
 @shared_task(name="bench.nothing_broker_only", durable=False)
 def nothing_broker_only() -> None:
     """Safe to run twice: it does nothing."""
@@ -25,3 +44,14 @@ def nothing_broker_only() -> None:
 def stamp_broker_only() -> None:
     """Safe to run twice: the second stamp has no reader."""
     stamp_now()
+
+
+@shared_task(name="bench.write_broker_only", durable=False)
+def write_broker_only() -> None:
+    """Safe to run twice: nobody counts the rows."""
+    _write()
+
+
+def _write() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(written.WRITE)

@@ -4,6 +4,7 @@ import os
 
 from celery import Celery
 
+from bench import written
 from bench.stamps import stamp_now
 
 app = Celery("tuned", broker=os.environ["BENCH_PEER_URL"])
@@ -16,11 +17,24 @@ def nothing() -> None:
 
 
 @app.task
+def write() -> None:
+    written.write()
+
+
+@app.task
 def stamp() -> None:
     stamp_now()
 
 
-def enqueue(jobs: int) -> None:
+TASKS = {"nothing": nothing, "write": write, "stamp": stamp}
+
+
+def one_by_one(task: str, jobs: int) -> None:
+    for _ in range(jobs):
+        TASKS[task].delay()
+
+
+def together(task: str, jobs: int) -> None:
     with app.producer_pool.acquire(block=True) as producer, producer.batch():
-        for task in (stamp, *[nothing] * jobs, stamp):
-            task.apply_async(producer=producer)
+        for _ in range(jobs):
+            TASKS[task].apply_async(producer=producer)

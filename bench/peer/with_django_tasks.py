@@ -25,8 +25,10 @@ settings.configure(
 django.setup()
 
 from django.core.management import call_command  # noqa: E402 - Django has its settings only now
+from django.db import connection  # noqa: E402
 from django_tasks import task  # noqa: E402
 
+from bench import written  # noqa: E402
 from bench.stamps import stamp_now  # noqa: E402
 
 
@@ -36,8 +38,17 @@ def nothing() -> None:
 
 
 @task()
+def write() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(written.WRITE)
+
+
+@task()
 def stamp() -> None:
     stamp_now()
+
+
+TASKS = {"nothing": nothing, "write": write, "stamp": stamp}
 
 
 def install() -> None:
@@ -48,6 +59,9 @@ def work() -> None:
     call_command("db_worker", interval=0.01, verbosity=0)
 
 
-def enqueue(jobs: int) -> None:
-    for one in (stamp, *[nothing] * jobs, stamp):
-        one.enqueue()
+def one_by_one(name: str, jobs: int) -> None:
+    for _ in range(jobs):
+        TASKS[name].enqueue()
+
+
+together = one_by_one

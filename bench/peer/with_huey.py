@@ -2,6 +2,7 @@ import os
 
 from huey import RedisHuey
 
+from bench import written
 from bench.stamps import stamp_now
 
 huey = RedisHuey("bench", url=os.environ["BENCH_PEER_URL"], results=False)
@@ -13,10 +14,21 @@ def nothing() -> None:
 
 
 @huey.task()
+def write() -> None:
+    written.write()
+
+
+@huey.task()
 def stamp() -> None:
     stamp_now()
 
 
-def enqueue(jobs: int) -> None:
-    for task in (stamp, *[nothing] * jobs, stamp):
-        task()
+TASKS = {"nothing": nothing, "write": write, "stamp": stamp}
+
+
+def one_by_one(task: str, jobs: int) -> None:
+    for _ in range(jobs):
+        TASKS[task]()
+
+
+together = one_by_one

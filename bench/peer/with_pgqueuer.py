@@ -7,11 +7,15 @@ from pgqueuer.db import PsycopgDriver
 from pgqueuer.models import Job
 from pgqueuer.queries import Queries
 
+from bench.peer import loop
 from bench.stamps import stamp_now
 
+opened: list[Queries] = []
 
-async def connect() -> psycopg.AsyncConnection:
-    return await psycopg.AsyncConnection.connect(os.environ["BENCH_PEER_DATABASE"], autocommit=True)
+
+async def connect() -> PsycopgDriver:
+    address = os.environ["BENCH_PEER_DATABASE"]
+    return PsycopgDriver(await psycopg.AsyncConnection.connect(address, autocommit=True))
 
 
 def work() -> None:
@@ -19,25 +23,33 @@ def work() -> None:
 
 
 async def _work() -> None:
-    async with await connect() as connection:
-        queuer = PgQueuer(PsycopgDriver(connection))
+    queuer = PgQueuer(await connect())
 
-        @queuer.entrypoint("nothing")
-        async def nothing(job: Job) -> None:
-            pass
+    @queuer.entrypoint("nothing")
+    async def nothing(job: Job) -> None:
+        pass
 
-        @queuer.entrypoint("stamp")
-        async def stamp(job: Job) -> None:  # noqa: ARG001 - pgqueuer passes it by position
-            stamp_now()
+    @queuer.entrypoint("write")
+    async def write(job: Job) -> None:  # noqa: ARG001 - pgqueuer passes it by position
+        await loop.write()
 
-        await queuer.run(batch_size=100)
+    @queuer.entrypoint("stamp")
+    async def stamp(job: Job) -> None:  # noqa: ARG001
+        stamp_now()
+
+    await queuer.run(batch_size=100)
 
 
-def enqueue(jobs: int) -> None:
-    asyncio.run(_enqueue(jobs))
+def one_by_one(task: str, jobs: int) -> None:
+    for _ in range(jobs):
+        loop.run(_enqueue(task, 1))
 
 
-async def _enqueue(jobs: int) -> None:
-    names = ["stamp", *["nothing"] * jobs, "stamp"]
-    async with await connect() as connection:
-        await Queries(PsycopgDriver(connection)).enqueue(names, [None] * len(names), [0] * len(names))
+def together(task: str, jobs: int) -> None:
+    loop.run(_enqueue(task, jobs))
+
+
+async def _enqueue(task: str, jobs: int) -> None:
+    if not opened:
+        opened.append(Queries(await connect()))
+    await opened[0].enqueue([task] * jobs, [None] * jobs, [0] * jobs)

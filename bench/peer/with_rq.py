@@ -3,6 +3,7 @@ import os
 import redis
 import rq
 
+from bench import written
 from bench.stamps import stamp_now
 
 queue = rq.Queue(connection=redis.Redis.from_url(os.environ["BENCH_PEER_URL"]))
@@ -12,10 +13,21 @@ def nothing() -> None:
     pass
 
 
+def write() -> None:
+    written.write()
+
+
 def stamp() -> None:
     stamp_now()
 
 
-def enqueue(jobs: int) -> None:
-    for task in (stamp, *[nothing] * jobs, stamp):
-        queue.enqueue(task)
+TASKS = {"nothing": nothing, "write": write, "stamp": stamp}
+
+
+def one_by_one(task: str, jobs: int) -> None:
+    for _ in range(jobs):
+        queue.enqueue(TASKS[task])
+
+
+def together(task: str, jobs: int) -> None:
+    queue.enqueue_many([rq.Queue.prepare_data(TASKS[task]) for _ in range(jobs)])

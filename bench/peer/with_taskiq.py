@@ -1,11 +1,12 @@
-import asyncio
 import os
 
 from taskiq_redis import RedisStreamBroker
 
+from bench.peer import loop
 from bench.stamps import stamp_now
 
 broker = RedisStreamBroker(os.environ["BENCH_PEER_URL"])
+started: list[bool] = []
 
 
 @broker.task
@@ -14,16 +15,28 @@ async def nothing() -> None:
 
 
 @broker.task
+async def write() -> None:
+    await loop.write()
+
+
+@broker.task
 async def stamp() -> None:
     stamp_now()
 
 
-def enqueue(jobs: int) -> None:
-    asyncio.run(_enqueue(jobs))
+TASKS = {"nothing": nothing, "write": write, "stamp": stamp}
 
 
-async def _enqueue(jobs: int) -> None:
-    await broker.startup()
-    for task in (stamp, *[nothing] * jobs, stamp):
-        await task.kiq()
-    await broker.shutdown()
+def one_by_one(task: str, jobs: int) -> None:
+    loop.run(_send(task, jobs))
+
+
+together = one_by_one
+
+
+async def _send(task: str, jobs: int) -> None:
+    if not started:
+        await broker.startup()
+        started.append(True)
+    for _ in range(jobs):
+        await TASKS[task].kiq()

@@ -10,15 +10,15 @@ import pytest
 from django.conf import settings
 
 from bench.console import Page
-from bench.report import target
-from bench.rounds import Measure, alternate
+from bench.growth import Rates, kept
+from bench.rounds import alternate
 
 
 @pytest.fixture(scope="module")
 def quick_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, object]]:
     """What it printed, and what it wrote."""
     file = tmp_path_factory.mktemp("bench") / "figures.json"
-    return run("--quick", "--peers", "without", "--json", str(file)), json.loads(file.read_text())
+    return run("--quick", "--without-peers", "--json", str(file)), json.loads(file.read_text())
 
 
 def run(*options: str) -> str:
@@ -36,14 +36,17 @@ def run(*options: str) -> str:
 
 def test_a_quick_run_measures_everything_on_servers_of_its_own(quick_run: tuple[str, dict[str, object]]) -> None:
     printed, _ = quick_run
-    for measured in ("enqueue one", "at once", "drain", "while the relay publishes", "limit", "commit → start, p99"):
+    for measured in (
+        *("durable, ask for one", "best pool for two cores", "one write", "commit → start, idle worker, p99"),
+        *("two solo workers", "atomic", "limit", "A relay by itself", "with nothing to do", "in a backlog"),
+    ):
         assert measured in printed
     assert "fsync on, synchronous_commit on" in printed
 
 
 def test_the_file_holds_every_round_and_the_machine(quick_run: tuple[str, dict[str, object]]) -> None:
     _, written = quick_run
-    assert set(written) == {"machine", "measures", "pages"}
+    assert {"machine", "asked", "drained", "started", "idle", "limits", "growth", "pages"} <= set(written)
 
 
 def test_only_the_pages_are_measured_for_who_asks_for_them() -> None:
@@ -56,7 +59,13 @@ def test_only_the_pages_are_measured_for_who_asks_for_them() -> None:
         "metrics",
     ):
         assert page in printed
-    assert "drain" not in printed
+    assert "no-op" not in printed
+
+
+def test_a_soak_prints_the_sizes_of_processes_and_tables() -> None:
+    printed = run("--quick", "--soak", "0.05")
+    assert "autovacuum" in printed
+    assert len(printed.splitlines()) >= 5
 
 
 def test_a_page_is_met_below_its_limit() -> None:
@@ -65,33 +74,20 @@ def test_a_page_is_met_below_its_limit() -> None:
     assert not Page("health, ready", [20.0]).is_met
 
 
-def test_sides_take_turns_after_a_small_round_that_is_not_counted() -> None:
-    calls: list[tuple[str, int]] = []
+def test_sides_take_turns() -> None:
+    calls: list[str] = []
 
-    def side(name: str, figure: float) -> Callable[[int], float]:
-        def take(jobs: int) -> float:
-            calls.append((name, jobs))
+    def side(name: str, figure: float) -> Callable[[], float]:
+        def take() -> float:
+            calls.append(name)
             return figure
 
         return take
 
-    assert alternate(2, (side("plain", 1.0), 500), (side("ours", 2.0), 1000)) == [[1.0, 1.0], [2.0, 2.0]]
-    assert calls == [("plain", 40), ("ours", 40)] + [("plain", 500), ("ours", 1000)] * 2
+    assert alternate(2, [side("plain", 1.0), side("ours", 2.0)]) == [[1.0, 1.0], [2.0, 2.0]]
+    assert calls == ["plain", "ours"] * 2
 
 
-@pytest.mark.parametrize(
-    ("measure", "verdict"),
-    [
-        (Measure("rate", "jobs/s", [100.0], [120.0], ratio_target=1.2), "≥ 1.2 ×  met"),
-        (Measure("rate", "jobs/s", [100.0], [119.0], ratio_target=1.2), "≥ 1.2 ×  MISSED"),
-        (Measure("time", "ms", [1.0], [15.0], limit=15.0), "≤ 15 ms  met"),
-        (Measure("time", "ms", [1.0], [15.1], limit=15.0), "≤ 15 ms  MISSED"),
-        (Measure("time", "ms", [1.0], [99.0]), "–"),
-    ],
-)
-def test_a_target_is_met_or_missed(measure: Measure, verdict: str) -> None:
-    assert target(measure) == verdict
-
-
-def test_one_slow_round_does_not_move_the_ratio() -> None:
-    assert Measure("rate", "jobs/s", [100.0, 1.0, 100.0], [150.0, 150.0, 2.0]).ratio == 1.5
+def test_what_a_full_ledger_keeps_is_measured_by_the_empty_ones_median() -> None:
+    empty = [Rates(100.0, 1_000.0, 10.0), Rates(1.0, 1.0, 1.0), Rates(100.0, 1_000.0, 10.0)]
+    assert kept({"empty": empty, "for later": [Rates(90.0, 900.0, 9.0)]}) == {"for later": (0.9, 0.9, 0.9)}

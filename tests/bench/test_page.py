@@ -3,30 +3,46 @@
 from pathlib import Path
 from xml.etree import ElementTree
 
-from bench import page, peers
+import pytest
+
+from bench import page, report
 from bench.chart import Bar, svg
-from bench.peers import BASE, KEEPS, MAY_LOSE, Rate, Side
+from bench.report import Figures, Target
+from bench.sides import BASE, DURABLE, KEEPS, MAY_LOSE, Side
 
 
-def side(name: str, promise: str) -> Side:
-    return Side(name, promise, print, [])
+def figures(name: str, promise: str, nothing: float) -> Figures:
+    side = Side(name, promise, print, None, [])
+    return Figures(side, one=100.0, many=None, nothing=nothing, write=50.0, cpu=0.25)
 
 
-RATES = [
-    Rate(side(BASE, MAY_LOSE), [900.0, 1_000.0, 5_000.0]),
-    Rate(side("Nightshift, durable", KEEPS), [3_000.0]),
-]
+FOUND = {BASE: figures(BASE, MAY_LOSE, 1_000.0), DURABLE: figures(DURABLE, KEEPS, 3_000.0)}
 
 
-def test_the_fastest_stands_first_with_its_ratio_and_its_promise() -> None:
-    *_, first, second = peers.table(RATES).splitlines()
-    assert first == f"| Nightshift, durable | 3.00 | 3,000 | {KEEPS} |"
-    assert second == f"| {BASE} | 1.00 | 1,000 | {MAY_LOSE} |"
+def test_ours_stand_first_with_their_ratios_and_promises() -> None:
+    *_, first, second = report.systems_table(FOUND, None).splitlines()
+    assert first == f"| {DURABLE} | **1.00** (100) | – | **3.00** (3,000) | **1.00** (50) | 0.25 | {KEEPS} |"
+    assert second == f"| {BASE} | **1.00** (100) | – | **1.00** (1,000) | **1.00** (50) | 0.25 | {MAY_LOSE} |"
+
+
+@pytest.mark.parametrize(
+    ("target", "verdict"),
+    [
+        (Target("rate", 1.3, 1.3, 1.6), "met"),
+        (Target("rate", 1.29, 1.3, 1.6), "**missed**"),
+        (Target("rate", 1.6, 1.3, 1.6), "stretch"),
+        (Target("time", 10.0, 10.0, 5.0, "ms"), "met"),
+        (Target("time", 10.1, 10.0, unit="ms"), "**missed**"),
+        (Target("time", 4.9, 10.0, 5.0, "ms"), "stretch"),
+    ],
+)
+def test_a_target_is_missed_met_or_outdone(target: Target, verdict: str) -> None:
+    assert target.verdict == verdict
 
 
 def test_the_chart_marks_who_may_lose_jobs() -> None:
     bars = [
-        bar.get("class") for bar in ElementTree.fromstring(peers.chart(RATES)).iter("{http://www.w3.org/2000/svg}rect")
+        bar.get("class") for bar in ElementTree.fromstring(report.chart(FOUND)).iter("{http://www.w3.org/2000/svg}rect")
     ]
     assert bars == ["ours", "loses"]
 

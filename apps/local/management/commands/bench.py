@@ -29,27 +29,23 @@ class Command(BaseCommand):
             help="write every round's figures there, too",
         )
         parser.add_argument("--quick", action="store_true", help="a few jobs each: shows that it works, no more")
+        parser.add_argument("--without-peers", action="store_true", help="no other systems, which takes half the time")
+        parser.add_argument("--only", choices=("jobs", "growth", "pages"), help="a part of it alone")
         parser.add_argument(
-            "--peers",
-            choices=("with", "without", "only"),
-            default="with",
-            help="other systems too, installed into var/ the first time (default: with)",
+            "--soak", type=float, metavar="MINUTES", help="nothing but so many minutes at 70 % of the rate, with sizes"
         )
-        parser.add_argument(
-            "--only", choices=("pages",), help="only the console's pages: in a minute, without a worker"
-        )
-        parser.add_argument("--write", action="store_true", help="put the figures into docs/performance.md")
+        parser.add_argument("--write", action="store_true", help="put the figures into the documents")
 
-    def handle(self, *, json: Path | None, quick: bool, peers: str, only: str | None, write: bool, **_: Any) -> None:
-        logs = VAR / "bench" / ("quick" if quick else "full")
+    def handle(self, **given: Any) -> None:
+        logs = VAR / "bench" / ("quick" if given["quick"] else "full")
         shutil.rmtree(logs, ignore_errors=True)
         logs.mkdir(parents=True)
-        options = ["--logs", str(logs), "--peers", peers, *(["--json", str(json)] if json else [])]
-        options += ["--only", only] if only else []
-        options += [*(["--quick"] if quick else []), *(["--write"] if write else [])]
+        options = ["--logs", str(logs)]
+        options += [f"--{name}={given[name]}" for name in ("json", "only", "soak") if given[name]]
+        options += [f"--{name.replace('_', '-')}" for name in ("quick", "without_peers", "write") if given[name]]
         try:
             # Two at once would measure each other.
-            with nullcontext() if quick else exclusively(VAR / "bench.lock"):
+            with nullcontext() if given["quick"] else exclusively(VAR / "bench.lock"):
                 code = run([sys.executable, "-m", "bench", *options])
         except AlreadyRunning as other:
             raise CommandError("Another bench is running on this machine.") from other

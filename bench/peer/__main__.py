@@ -1,0 +1,35 @@
+"""What a peer is asked to do in its own environment.
+
+`python -m bench.peer with_rq fill stamp:1 nothing:3000` has a worker find so many jobs of each task, in this order;
+`python -m bench.peer with_rq rates 300 5000` prints its rates, for so many one by one and so many together.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+
+# Connections are made in these, which are not counted.
+WARM_UP = 20
+
+
+def main(module: str, command: str, *arguments: str) -> None:
+    peer = import_module(f"bench.peer.{module}")
+    if command == "fill":
+        for wish in arguments:
+            task, _, jobs = wish.partition(":")
+            peer.together(task, int(jobs))
+    else:
+        one, many = map(int, arguments)
+        print(json.dumps([rate(peer.one_by_one, one), rate(peer.together, many)]))
+
+
+def rate(enqueue: Callable[[str, int], None], jobs: int) -> float:
+    enqueue("nothing", WARM_UP)
+    began = time.perf_counter()
+    enqueue("nothing", jobs)
+    return jobs / (time.perf_counter() - began)
+
+
+main(*sys.argv[1:])
