@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 from celery import bootsteps
@@ -46,6 +46,8 @@ class ThisWorker:
     timer: Any = None
     is_stopping: bool = False
     is_green: bool = False
+    # Whether Celery can end a job from outside: the process of one, or its green thread.
+    can_kill: bool = True
 
 
 _this = ThisWorker()
@@ -82,6 +84,7 @@ class LeaseStep(bootsteps.StartStopStep):
         _this.id = uuid7()  # before the pool forks
         self.timer_entry: Any = None
         _this.is_green = pool_is(parent, "gevent")
+        _this.can_kill = _this.is_green or pool_is(parent, "prefork")
         if _this.is_green:
             task_postrun.connect(connections.close)
 
@@ -136,14 +139,19 @@ class LeaseStep(bootsteps.StartStopStep):
         if self.timer_entry is not None:
             self.timer_entry.cancel()
         _this.is_stopping = True
-        try:
-            endings.write_all()
-            rescue.release(_this.id)
-            Worker.objects.filter(pk=_this.id).update(stopped_at=Now(), busy=0)
-        except connections.LOST as exc:
-            logger.warning("Could not hand back jobs, their leases will run out: %s", str(exc).strip())
+        hand_back()
 
     terminate = stop
+
+
+def hand_back() -> None:
+    """What the ledger shows as ours when nothing of it runs any more is nobody's."""
+    try:
+        endings.write_all()
+        rescue.release(_this.id)
+        Worker.objects.filter(pk=_this.id).update(stopped_at=Now(), busy=0)
+    except connections.LOST as exc:
+        logger.warning("Could not hand back jobs, their leases will run out: %s", str(exc).strip())
 
 
 # Steps stop in the reverse order of their start. What the pool has not finished is known only after it has stopped, so
@@ -179,7 +187,7 @@ def _in_background(action: Callable[[], None]) -> None:
 
 
 def _end_grace() -> None:
-    """Renew while the main loop no longer does; then kill what still runs and have Celery stop cold."""
+    """Renew while the main loop no longer does; then end what still runs."""
     deadline = time.monotonic() + settings.JOBS_SHUTDOWN_GRACE.total_seconds()
     while state.active_requests and time.monotonic() < deadline:
         with suppress(*connections.LOST):
@@ -188,4 +196,16 @@ def _end_grace() -> None:
     if state.active_requests:
         logger.warning("Grace is over: %d running jobs are handed back.", len(state.active_requests))
         _this.is_stopping = True
-        os.kill(os.getpid(), signal.SIGQUIT)
+        if _this.can_kill:
+            os.kill(os.getpid(), signal.SIGQUIT)  # Celery's cold stop
+        else:
+            leave()
+
+
+def leave() -> NoReturn:
+    """Nothing less ends a body of `solo` or `threads`. Celery's cold stop raises an error in the middle of the one,
+    which would bury its job, and waits for the other.
+    """
+    hand_back()
+    logging.shutdown()
+    os._exit(0)

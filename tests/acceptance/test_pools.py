@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from celery import chain
 
+from apps.jobs import ledger
 from apps.jobs.models import DeadLetter, Job
 from apps.local.children import is_alive
 from tasks.lab import lab_add, lab_fail, lab_nothing, lab_sleep, lab_unique
@@ -58,6 +59,16 @@ def test_a_pool_gives_a_job_all_that_any_other_gives_it(stand_in: Site, book: Pa
     eventually(lambda: starts(book)[short.id])
     assert site.terminate("worker") == 0
     assert (has_ended(short), job_of(short).attempts) == (True, 1)
+
+    start_pool(site, pool)
+    endless = note.delay(book=str(book), seconds=60)
+    eventually(lambda: starts(book)[endless.id])
+    site.terminate("worker")
+    assert (job_of(endless).state, job_of(endless).attempts, job_of(endless).errors) in (
+        (Job.State.QUEUED, 0, []),
+        (Job.State.SENT, 0, []),
+    )
+    ledger.cancel(job_of(endless).pk)
 
 
 def processes(site: Site) -> int:
