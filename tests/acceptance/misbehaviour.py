@@ -12,6 +12,7 @@ from typing import Any
 
 from celery import shared_task
 from celery.exceptions import Reject, SoftTimeLimitExceeded
+from django.db import connection
 
 from apps.jobs.task import JobTask
 
@@ -110,6 +111,12 @@ def note_steps(self: JobTask, book: str, steps: int) -> None:
     for step in self.track(range(steps)):
         write(book, "step", str(step))
         time.sleep(0.1)
+
+
+@shared_task(name="acceptance.wait_for_the_database")
+def wait_for_the_database(seconds: float) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_sleep(%s)", [seconds])
 
 
 def take_notes(job_id: str, book: str, seconds: float) -> None:
