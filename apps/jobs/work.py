@@ -9,6 +9,7 @@ lease, and ends what runs too long or was cancelled. Any number of these process
 and Celery's workers.
 
 Not guaranteed. Jobs of a broker-only task (`durable=False`) are messages, and there is nobody here to receive them.
+Celery's own `rate_limit=`, which counts in each worker for itself, is not looked at; `apps.jobs.limits` is.
 
 Follow one job: `pull.take` → `Work._run` → Celery's tracer → `JobTask.before_start` claims → `Attempt.run` ends it.
 """

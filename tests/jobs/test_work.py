@@ -15,6 +15,7 @@ from celery import chain, current_app
 from celery.result import AsyncResult
 from django.conf import settings
 from django.db import connection
+from django.db.models.functions import Now
 
 from apps.jobs import ledger, pull, queues
 from apps.jobs.ledger import NewJob
@@ -93,6 +94,16 @@ def test_a_task_that_asks_its_process_to_exit_is_counted_as_a_crash(work: Work, 
     result = lab_nothing.delay()
     work.run_once()
     assert (job_of(result).state, job_of(result).crashes) == (Job.State.QUEUED, 1)
+
+
+def test_what_has_expired_or_was_cancelled_does_not_run(work: Work) -> None:
+    expired, cancelled = lab_nothing.apply_async(expires=60), lab_nothing.delay()
+    Job.objects.filter(pk=expired.id).update(expires_at=Now())
+    ledger.cancel(UUID(cancelled.id))
+    work.run_once()
+    assert [job_of(each).state for each in (expired, cancelled)] == [Job.State.DEAD, Job.State.CANCELLED]
+    assert DeadLetter.objects.get(job_id=expired.id).kind == DeadLetter.Kind.EXPIRED
+    assert not Job.objects.exclude(started_at=None).exists()
 
 
 def test_a_paused_queue_is_left_alone(work: Work) -> None:
@@ -176,7 +187,7 @@ from django.core.management import call_command; call_command("work")
 """
 SHORT_WAITS = {"JOBS_LEASE_SECONDS": "2", "JOBS_RESCUE_SECONDS": "0.2", "JOBS_SHUTDOWN_GRACE_SECONDS": "1.5"}
 
-Start = Callable[[], subprocess.Popen[bytes]]
+Start = Callable[..., subprocess.Popen[bytes]]
 
 
 @pytest.fixture
@@ -186,10 +197,10 @@ def start_work(transactional_db: None, servers: dict[str, str], tmp_path: Path) 
     own = {"DATABASE_URL": f"{base}/{connection.settings_dict['NAME']}", "CELERY_BROKER_URL": NOWHERE}
     processes: list[subprocess.Popen[bytes]] = []
 
-    def start() -> subprocess.Popen[bytes]:
+    def start(before: str = "") -> subprocess.Popen[bytes]:
         log = tmp_path / f"work-{len(processes)}.log"
         environment = {**os.environ, **own, "REDIS_URL": NOWHERE, **SHORT_WAITS}
-        processes.append(spawn([sys.executable, "-c", WORK], log=log, cwd=settings.BASE_DIR, env=environment))
+        processes.append(spawn([sys.executable, "-c", before + WORK], log=log, cwd=settings.BASE_DIR, env=environment))
         assert wait_for(lambda: "Working on" in log.read_text(), PATIENCE, every=0.05), log.read_text()
         return processes[-1]
 
@@ -283,6 +294,21 @@ def test_what_runs_too_long_or_was_cancelled_is_ended_by_a_process_that_begins_a
 
     assert worker.poll() is None, "the same process, and nobody had to start it again"
     eventually(lambda: Worker.objects.filter(pid=worker.pid, stopped_at=None).count() == 1)
+
+
+def somebody_listens() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+        )
+        return bool(cursor.fetchone()[0])
+
+
+def test_a_job_starts_when_it_is_committed_and_not_at_the_next_poll(start_work: Start) -> None:
+    start_work(before="import django; django.setup(); import apps.jobs.work as work; work.POLL_EVERY = 3_600\n")
+    eventually(somebody_listens)
+    lab_sleep.delay(seconds=0.01, steps=1)
+    eventually(all_succeeded)
 
 
 def test_a_database_that_ends_all_sessions_is_found_again(start_work: Start) -> None:
