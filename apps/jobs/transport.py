@@ -38,6 +38,8 @@ ACKNOWLEDGE_WITHIN = 0.02
 # How long a worker that has work in hand waits between two claims, for more of its jobs to end: else each that ends is
 # a claim of one. What is fetched ahead lasts ten times as long (`apps.jobs.ahead`).
 GATHER = 0.005
+# How soon a worker of green threads sees that one of them is free (seconds).
+LOOK_AGAIN = 0.01
 # For a consumer without a prefetch limit: a reply that is read in a few milliseconds.
 AT_MOST = 100
 
@@ -335,7 +337,22 @@ class Poller(kombu_redis.MultiChannelPoller):
     def get(self, callback: Any, timeout: float | None = None) -> Any:
         """Never longer at once than kombu's BRPOP."""
         at_most = kombu_redis.Transport.brpop_timeout
-        return super().get(callback, at_most if timeout is None else min(timeout, at_most))  # type: ignore[no-untyped-call]
+        timeout = at_most if timeout is None else min(timeout, at_most)
+        has_room = self._wait_for_room(timeout)
+        return super().get(callback, timeout if has_room else 0)  # type: ignore[no-untyped-call]
+
+    def _wait_for_room(self, seconds: float) -> bool:
+        """Whether there is room for another message, in a worker of green threads, which has no event loop.
+
+        kombu sleeps for the whole second while every thread has a job, though each may end in a millisecond.
+        """
+        give_up_at = time.monotonic() + seconds
+        consuming = [channel for channel in self._channels if channel.active_queues]
+        while consuming and not any(channel.qos.can_consume() for channel in consuming):
+            if time.monotonic() > give_up_at:
+                return False
+            time.sleep(LOOK_AGAIN)
+        return True
 
 
 class Transport(kombu_redis.Transport):

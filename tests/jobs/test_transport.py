@@ -1,13 +1,14 @@
 """The transport's own economy; what it makes of bad envelopes is in `test_consumer.py`."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import redis
 from celery import current_app
-from kombu import Connection
+from kombu import Connection, Consumer
 from kombu.simple import SimpleQueue
 
 from apps.jobs.transport import Channel
@@ -105,6 +106,28 @@ def test_a_channel_that_closes_acknowledges_what_is_settled_and_hands_back_the_r
     channel.close()
     assert valkey.hlen("unacked") == 0
     assert valkey.llen("default") == 2
+
+
+def test_a_worker_of_green_threads_fetches_as_soon_as_one_of_them_is_free(valkey: redis.Redis) -> None:
+    """As it does without an event loop: one after the other, with room for one."""
+    with current_app.connection_for_write() as connection:
+        queue = SimpleQueue(connection, "default")
+        for number in range(4):
+            queue.put(number)
+        ends: list[threading.Timer] = []
+
+        def end_soon(_: Any, message: Any) -> None:
+            ends.append(threading.Timer(0.05, message.ack))
+            ends[-1].start()
+
+        with Consumer(connection.channel(), [queue.queue], callbacks=[end_soon], prefetch_count=1):
+            began = time.monotonic()
+            while len(ends) < 4:
+                connection.drain_events(timeout=10)
+            took = time.monotonic() - began
+            ends[-1].join()
+        queue.close()
+    assert took < 2, "kombu sleeps for a second before it looks again"
 
 
 def test_another_thread_acknowledges_at_once(channel: Any, loop: Loop, valkey: redis.Redis) -> None:
