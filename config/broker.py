@@ -16,6 +16,10 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 # Where RabbitMQ puts what it has delivered too often; the relay makes dead letters of it.
 GIVEN_UP = "nightshift.given-up"
 
+# A broker-only job that takes its whole worker down would come back for ever. RabbitMQ 4's own default. More than the
+# visibility time-outs of a job that runs, or waits behind another, for as long as any may.
+DELIVERY_LIMIT = 20
+
 # What a killed worker had fetched but not started comes back after this many seconds. It may be short: no countdown
 # waits in the broker, and the claim drops the second message of a job that runs for longer.
 VISIBILITY_SECONDS = 60
@@ -153,8 +157,7 @@ def _rabbitmq(url: str) -> Broker:
     queue_arguments = {
         # Replicated, and written to disk. A classic queue of a node that is gone is gone with its messages.
         "x-queue-type": "quorum",
-        # A broker-only job that takes its whole worker down would come back for ever. RabbitMQ 4's own default.
-        "x-delivery-limit": 20,
+        "x-delivery-limit": DELIVERY_LIMIT,
         # Past the limit a message is dropped, unless it has somewhere to go (the default exchange, to this queue) …
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": GIVEN_UP,

@@ -88,7 +88,7 @@ def _bury_given_up(memory: Memory) -> None:
     for message in memory.given_up():
         if not (message.headers or {}).get("ledger"):
             logger.warning("The broker gave up on a message; it is a dead letter now")
-            dead_letters.write_for_message(message, Failure.worker_lost("Delivered too often, never acknowledged."))
+            dead_letters.write_for_message(message, Failure.delivered_too_often())
         message.ack()
 
 

@@ -4,10 +4,11 @@ Problem. A body that is not what Celery expects makes the worker process exit, a
 in the queue; other bad messages are logged and gone. An unknown task is "ignored and discarded".
 
 Guarantee. Every message is checked before Celery touches it. A bad one is kept as a dead letter, and acknowledged only
-when the letter is written; if the database is away it goes back to the queue, later. A durable job whose task this
-worker does not know (old code, new job) is handed back, for a bounded time.
+when the letter is written; if the database is away it goes back to the queue, later. So is the message of a broker-only
+job that was delivered `DELIVERY_LIMIT` times and never acknowledged, because it kills its workers. A durable job whose
+task this worker does not know (old code, new job) is handed back, for a bounded time.
 
-Not guaranteed. Envelopes that kombu itself cannot read are made readable by `apps.jobs.envelope`, for Redis.
+Not guaranteed. Envelopes that kombu itself cannot read are made readable by the transports (`apps.jobs.envelope`).
 """
 
 import logging
@@ -23,9 +24,10 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 
 from apps.jobs import claims, connections, dead_letters, endings, lease, rescue
 from apps.jobs.claims import Claims
-from apps.jobs.envelope import UNREADABLE
+from apps.jobs.envelope import UNREADABLE, deliveries_before
 from apps.jobs.failures import Failure, Kind, plain
 from apps.jobs.ids import job_id_of
+from config.broker import DELIVERY_LIMIT
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +72,14 @@ class JobConsumer(Consumer):
         def on_message(message: Any) -> Any:
             try:
                 check(message)
+                if comes_for_ever(message):
+                    return self.bury(message, Failure.delivered_too_often())
                 return handle(message)
             except (BadMessage, ContentDisallowed) as exc:
-                self.bury(message, exc)
+                self.bury(message, undecodable(exc))
             except Exception as exc:  # whatever is wrong with a message, the worker must outlive it
                 logger.exception("A message cannot be used")
-                self.bury(message, exc)
+                self.bury(message, undecodable(exc))
 
         return on_message
 
@@ -90,13 +94,13 @@ class JobConsumer(Consumer):
         return super().call_soon_ack(settle, *args, **kwargs)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
-        self.bury(message, BadMessage("The message does not name a task."))
+        self.bury(message, undecodable(BadMessage("The message does not name a task.")))
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         if message.headers.get("ledger"):
             self._hand_back(message)
         else:
-            self.bury(message, exc, Failure.unknown_task(message.headers["task"]))
+            self.bury(message, Failure.unknown_task(message.headers["task"]))
 
     def _hand_back(self, message: Any) -> None:
         job_id = job_id_of(message.headers["id"])
@@ -108,21 +112,20 @@ class JobConsumer(Consumer):
             message.ack_log_error(logger, self.connection_errors)
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
-        self.bury(message, exc)
+        self.bury(message, undecodable(exc))
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        self.bury(message, exc)
+        self.bury(message, undecodable(exc))
 
-    def bury(self, message: Any, exc: Exception, failure: Failure | None = None) -> None:
+    def bury(self, message: Any, failure: Failure) -> None:
         """Store the letter first, then acknowledge. Never leave it unacknowledged: it would hold a prefetch slot."""
-        failure = failure or Failure.of(exc, kind=Kind.UNDECODABLE)
         try:
             connections.patiently(lambda: dead_letters.write_for_message(message, failure), PATIENCE)
         except (DatabaseError, InterfaceError) as error:
             logger.warning("The dead letter of a message cannot be written yet: %s", str(error).strip())
             lease.call_later(REQUEUE_AFTER, message.requeue)
         else:
-            logger.error("Dead letter for a message that is no task call: %s", failure.message)
+            logger.error("Dead letter for a message that cannot be run: %s", failure.message)
             message.ack_log_error(logger, self.connection_errors)
 
     def on_send_event_buffered(self) -> None:
@@ -156,6 +159,10 @@ class JobConsumer(Consumer):
             logger.debug("The broker's channel was closed twice", exc_info=True)
 
 
+def undecodable(exc: Exception) -> Failure:
+    return Failure.of(exc, kind=Kind.UNDECODABLE)
+
+
 def check(message: Any) -> None:
     """Raise `BadMessage`, or kombu's own error, unless Celery's worker can take this message without harm."""
     headers = message.headers
@@ -169,6 +176,11 @@ def check(message: Any) -> None:
         _check_body(payload)
         if _is_to_get_a_row(headers):
             _check_values(payload)
+
+
+def comes_for_ever(message: Any) -> bool:
+    """The ledger counts its own jobs' crashes. RabbitMQ gives up by itself, and the relay finds what it gave up on."""
+    return deliveries_before(message.headers) >= DELIVERY_LIMIT and not message.headers.get("ledger")
 
 
 def _check_headers(headers: dict[str, Any]) -> None:

@@ -15,6 +15,8 @@ from uuid import uuid4
 from kombu.utils.json import dumps
 
 UNREADABLE = "application/x-unreadable"
+# How often the message was delivered before: RabbitMQ's own header, which our other transports set as well.
+DELIVERIES = "x-delivery-count"
 PERSISTENT = 2
 # What a dead letter shows of it is for a person; the rest may be megabytes.
 SHOWN = 20_000
@@ -85,6 +87,17 @@ def _what_is_wrong_with_body(body: Any, encoding: Any) -> str | None:
         except ValueError as exc:
             return f"The body is not base64: {exc}"
     return None
+
+
+def deliveries_before(headers: Any) -> int:
+    """0 as well for what a stranger has written there."""
+    count = headers.get(DELIVERIES) if isinstance(headers, dict) else None
+    return count if isinstance(count, int) else 0
+
+
+def count_deliveries(envelope: dict[str, Any], before: int) -> None:
+    if isinstance(envelope.get("headers"), dict):
+        envelope["headers"][DELIVERIES] = before
 
 
 def _around(item: bytes | str, reason: str, tag: str | None = None) -> dict[str, Any]:

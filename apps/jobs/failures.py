@@ -60,6 +60,10 @@ class Failure:
         return cls(Kind.CRASHED, "WorkerLost", message)
 
     @classmethod
+    def delivered_too_often(cls) -> "Failure":
+        return cls.worker_lost("Delivered too often, never acknowledged.")
+
+    @classmethod
     def expired(cls, at: datetime) -> "Failure":
         return cls(Kind.EXPIRED, "Expired", f"The job was not started before it expired at {at:%Y-%m-%d %H:%M:%S} UTC.")
 

@@ -29,7 +29,7 @@ import redis
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
-from apps.jobs.envelope import opened, readable, sealed
+from apps.jobs.envelope import count_deliveries, deliveries_before, opened, readable, sealed
 
 logger = logging.getLogger(__name__)
 
@@ -274,6 +274,11 @@ class Channel(kombu_redis.Channel):
         """As often as kombu does: a report may get lost on its way through a proxy."""
         if self.claims and not self._claimed and time.monotonic() - (self._brpop_sent_at or 0.0) >= self.brpop_timeout:
             self._in_poll = None
+
+    def _do_restore_message(self, payload: Any, *args: Any, **kwargs: Any) -> None:
+        """Back into its queue, from a worker that is gone or does not want it."""
+        count_deliveries(payload, before=deliveries_before(payload.get("headers")) + 1)
+        super()._do_restore_message(payload, *args, **kwargs)  # type: ignore[no-untyped-call]
 
     def push(self, messages: Iterable[tuple[Any, str, int | None]]) -> None:
         """Publish task messages, each with its queue and priority, in one round trip.

@@ -7,6 +7,8 @@ docs/brokers.md shows it.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from config.broker import DELIVERY_LIMIT
+
 EVERY = ("redis", "rabbitmq", "sqs", "sqs-fifo", "postgresql")
 TITLES = {
     "redis": "Redis",
@@ -73,12 +75,7 @@ CAPABILITIES = {
     ),
     "given_up": Capability(
         "A message delivered too often",
-        {"rabbitmq": "a dead letter after 20"},
-        {
-            "redis": "it does not count",
-            **dict.fromkeys(SQS_BOTH, "without a redrive policy it comes for ever"),
-            "postgresql": "it counts and does nothing",
-        },
+        everywhere(f"a dead letter after {DELIVERY_LIMIT}"),
     ),
     "deploy": Capability("A deploy hands running jobs back"),
     "restart": Capability(

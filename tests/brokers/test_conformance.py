@@ -17,6 +17,7 @@ from apps.jobs import ledger, queues
 from apps.jobs.ledger import NewJob
 from apps.jobs.models import DeadLetter, Job
 from apps.local.ports import any_port
+from config.broker import DELIVERY_LIMIT
 from tasks.lab import lab_add, lab_fail, lab_flaky, lab_nothing
 from tests.acceptance.misbehaviour import note, note_steps
 from tests.acceptance.site import eventually
@@ -143,18 +144,21 @@ def test_a_broker_only_job_whose_worker_is_killed_runs_again(site: BrokerSite, b
 
 
 @pytest.mark.capability("given_up")
-def test_what_the_broker_has_given_up_on_is_a_dead_letter(site: BrokerSite) -> None:
+def test_what_the_broker_has_given_up_on_is_a_dead_letter(site: BrokerSite, book: Path) -> None:
     from tests.brokers.kinds import connect
 
     site.kill9("worker")
-    site.send("tasks.lab_add", {"x": 1, "y": 2}, job_id="0192f0c1-2a3b-7c4d-8e5f-60718293a4b5")
+    site.send("acceptance.note_broker_only", {"book": str(book)})
     with connect(site.kind) as connection:
         queue = connection.SimpleQueue("default", no_ack=False, queue_opts={"no_declare": True})
-        for _ in range(21):
+        for _ in range(DELIVERY_LIMIT + 1):
             queue.get(timeout=10).reject(requeue=True)
         queue.close()
-    eventually(lambda: DeadLetter.objects.filter(task="tasks.lab_add", kwargs={"x": 1, "y": 2}).exists())
-    assert DeadLetter.objects.get(task="tasks.lab_add").kind == "crashed"
+    site.start_worker()
+    letters = DeadLetter.objects.filter(task="acceptance.note_broker_only", kwargs={"book": str(book)})
+    eventually(letters.exists, describe=lambda: site.last_words("worker"))
+    assert (letters.get().kind, book.read_text()) == ("crashed", "")
+    eventually(site.is_idle, describe=site.kind.size)
 
 
 @pytest.mark.capability("deploy")

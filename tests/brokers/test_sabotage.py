@@ -14,7 +14,7 @@ from tests.brokers.conftest import wanted
 from tests.brokers.site import BrokerSite
 
 # On PostgreSQL, which needs no other server, unless it lacks the capability.
-ELSEWHERE = {"priority": "redis", "control": "redis", "flower": "redis", "given_up": "rabbitmq", "groups": "sqs-fifo"}
+ELSEWHERE = {"priority": "redis", "control": "redis", "flower": "redis", "groups": "sqs-fifo"}
 # What does not come in this time does not come at all (seconds).
 IMPATIENT = 10.0
 # The same installation with the same patience: what fails beside it does not fail for those.

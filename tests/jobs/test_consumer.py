@@ -18,13 +18,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from apps.jobs import connections, dead_letters
 from apps.jobs.consumer import BadMessage, JobConsumer
-from apps.jobs.envelope import readable
+from apps.jobs.envelope import DELIVERIES, readable
 from apps.jobs.failures import Failure
 from apps.jobs.models import DeadLetter, Job
 from apps.jobs.transport import Client
+from config.broker import DELIVERY_LIMIT
 from tasks.lab import lab_nothing
 from tests.jobs.bench import Bench
-from tests.jobs.malformed import HARMLESS, UNUSABLE, envelope
+from tests.jobs.malformed import HARMLESS, UNUSABLE, envelope, packed
 
 # A task of the worker's, which runs into these later than the consumer does.
 REFUSED_BY_THE_TASK = {"an argument too many", "an argument too many with a NUL", "expired an hour ago"}
@@ -86,6 +87,22 @@ def test_a_message_that_is_only_odd_is_run(consumer: Consumer, item: bytes) -> N
     consumer.receive(item)
     assert len(consumer.ran) == 1
     assert not DeadLetter.objects.exists()
+
+
+def delivered(times: int, **headers: Any) -> bytes:
+    return packed(headers={DELIVERIES: times, **headers})
+
+
+def test_a_message_that_kills_every_worker_is_a_dead_letter_in_the_end(consumer: Consumer) -> None:
+    consumer.receive(delivered(DELIVERY_LIMIT - 1))
+    assert (len(consumer.ran), DeadLetter.objects.count()) == (1, 0)
+    consumer.receive(delivered(DELIVERY_LIMIT)).ack.assert_called_once()
+    assert (len(consumer.ran), DeadLetter.objects.get().kind) == (1, "crashed")
+
+
+def test_the_ledger_counts_its_own_jobs_crashes(consumer: Consumer) -> None:
+    consumer.receive(delivered(DELIVERY_LIMIT, ledger=True))
+    assert (len(consumer.ran), DeadLetter.objects.count()) == (1, 0)
 
 
 def test_the_letter_shows_what_could_be_read(consumer: Consumer) -> None:

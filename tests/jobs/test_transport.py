@@ -11,6 +11,7 @@ from celery import current_app
 from kombu import Connection, Consumer
 from kombu.simple import SimpleQueue
 
+from apps.jobs.envelope import deliveries_before
 from apps.jobs.transport import Channel
 
 
@@ -106,6 +107,15 @@ def test_a_channel_that_closes_acknowledges_what_is_settled_and_hands_back_the_r
     channel.close()
     assert valkey.hlen("unacked") == 0
     assert valkey.llen("default") == 2
+
+
+def test_a_message_that_goes_back_into_its_queue_says_how_often_it_was_delivered(channel: Any) -> None:
+    seen = []
+    for _ in range(9):
+        message = channel.basic_get("default")
+        seen.append(deliveries_before(message.headers))
+        channel.basic_reject(message.delivery_tag, requeue=True)
+    assert seen == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
 def test_a_worker_of_green_threads_fetches_as_soon_as_one_of_them_is_free(valkey: redis.Redis) -> None:

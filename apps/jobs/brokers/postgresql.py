@@ -24,7 +24,7 @@ from kombu.transport import pgmq as kombu_pgmq
 from pgmq.install import install_pgmq_from_sql
 
 from apps.jobs.brokers.memory import SETTLED
-from apps.jobs.envelope import readable
+from apps.jobs.envelope import count_deliveries, readable
 
 # Any number, as long as nobody else takes it: two `migrate` at once must not both install.
 INSTALLING = 7_460_112
@@ -33,6 +33,7 @@ INSTALLING = 7_460_112
 class Channel(kombu_pgmq.Channel):
     def _pgmq_message_to_python(self, message: Any, queue: str) -> Any:
         message.message = loads(readable(dumps(message.message)))
+        count_deliveries(message.message, before=message.read_ct - 1)
         return super()._pgmq_message_to_python(message, queue)
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:

@@ -12,6 +12,7 @@ a group together. SQS counts its messages approximately, and about a minute late
 
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from json import loads
 from typing import Any
@@ -21,7 +22,7 @@ from kombu.asynchronous.aws.sqs.connection import AsyncSQSConnection
 from kombu.transport import SQS
 
 from apps.jobs.brokers.sqs_outbox import Outbox
-from apps.jobs.envelope import readable
+from apps.jobs.envelope import count_deliveries, readable
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,16 @@ class Channel(SQS.Channel):
     def _message_to_python(self, message: dict[str, Any], queue_name: str, q_url: str) -> Any:
         body: bytes = self._decode_python_message_body(message["Body"])  # type: ignore[no-untyped-call]
         text = body.decode("utf-8", "replace")
-        return self._envelope_payload(loads(readable(text)), text, message, q_url)  # type: ignore[no-untyped-call]
+        envelope = loads(readable(text))
+        count_deliveries(envelope, before=int(message["Attributes"]["ApproximateReceiveCount"]) - 1)
+        return self._envelope_payload(envelope, text, message, q_url)  # type: ignore[no-untyped-call]
+
+    def _restore(self, message: Any, *_: Any) -> None:
+        """kombu sends it a second time, and after its visibility time-out the first comes back all the same."""
+        delivery = message.delivery_info
+        receipt = {"QueueUrl": delivery["sqs_queue"], "ReceiptHandle": delivery["sqs_message"]["ReceiptHandle"]}
+        with suppress(ClientError):  # it is no longer ours to give back
+            self.sqs().change_message_visibility(**receipt, VisibilityTimeout=0)
 
 
 class Transport(SQS.Transport):
