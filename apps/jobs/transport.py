@@ -9,8 +9,8 @@ as the worker may have. To wait, a worker pops nothing: the server tells it that
 leave in one pipeline, soon. Keys and format are kombu's own, so stock producers and workers mix with this.
 
 Not guaranteed. An item without a delivery tag cannot be noted; it is popped as kombu does, and becomes a dead letter.
-With `ack_emulation` off, a key prefix, Sentinel, or a server that refuses Lua or client tracking (Redis before 6),
-kombu's own way of fetching is used.
+With `ack_emulation` off, a key prefix, or a server that refuses Lua or client tracking (Redis before 6), messages are
+fetched in kombu's own way.
 """
 
 import json

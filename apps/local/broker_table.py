@@ -17,6 +17,14 @@ TITLES = {
     "sqs-fifo": "SQS, FIFO",
     "postgresql": "PostgreSQL",
 }
+# The same tests once more, on another way to a broker of the table, or with another kind of pool.
+AGAIN = {
+    "redis-tls": "redis",
+    "redis-sentinel": "redis",
+    "redis-threads": "redis",
+    "redis-gevent": "redis",
+    "redis-solo": "redis",
+}
 
 
 @dataclass(frozen=True)

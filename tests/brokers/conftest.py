@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from apps.local.broker_table import CAPABILITIES, EVERY
+from apps.local.broker_table import AGAIN, CAPABILITIES, EVERY
 
 if TYPE_CHECKING:
     from tests.brokers.site import BrokerSite
@@ -18,7 +18,7 @@ SMOKE = ("drain", "undecodable")
 def wanted() -> list[str]:
     """`BROKERS=redis,rabbitmq pytest tests/brokers`, or all of them."""
     names = os.environ.get("BROKERS", "")
-    return [*EVERY, "sabotage"] if names == "all" else [name for name in names.split(",") if name]
+    return [*EVERY, *AGAIN, "sabotage"] if names == "all" else [name for name in names.split(",") if name]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -43,7 +43,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def brokers_for(name: str) -> list[str]:
     if not wanted():
         return ["postgresql"] if name in SMOKE else []
-    return [broker for broker in CAPABILITIES[name].brokers() if broker in wanted()]
+    having = CAPABILITIES[name].brokers()
+    return [broker for broker in wanted() if AGAIN.get(broker, broker) in having]
 
 
 @pytest.fixture(scope="package")

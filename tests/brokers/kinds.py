@@ -241,12 +241,3 @@ class SQS:
 
 class FIFO(SQS):
     fifo = True
-
-
-KINDS: dict[str, type[Redis | RabbitMQ | PostgreSQL | SQS]] = {
-    "redis": Redis,
-    "rabbitmq": RabbitMQ,
-    "sqs": SQS,
-    "sqs-fifo": FIFO,
-    "postgresql": PostgreSQL,
-}

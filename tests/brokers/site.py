@@ -20,7 +20,19 @@ from apps.local.places import ROOT
 from apps.local.postgres import PostgresServer
 from config.queues import task_queues
 from tests.acceptance.site import KEPT_IN_MEMORY, SHORT_WAITS, Site
-from tests.brokers.kinds import KINDS, broker, connect
+from tests.brokers.kinds import FIFO, SQS, PostgreSQL, RabbitMQ, Redis, broker, connect
+from tests.brokers.redis_kinds import RedisSentinel, RedisTLS
+
+KINDS: dict[str, type[Redis | RabbitMQ | PostgreSQL | SQS | RedisSentinel]] = {
+    "redis": Redis,
+    "rabbitmq": RabbitMQ,
+    "sqs": SQS,
+    "sqs-fifo": FIFO,
+    "postgresql": PostgreSQL,
+    "redis-tls": RedisTLS,
+    "redis-sentinel": RedisSentinel,
+}
+POOLS = {"redis-threads": "threads", "redis-gevent": "gevent", "redis-solo": "solo"}
 
 # Longer than any broker-only job here runs, so that none is handed out twice for that.
 VISIBILITY = {"BROKER_VISIBILITY_SECONDS": "4"}
@@ -31,7 +43,7 @@ class BrokerSite(Site):
         self.name = name
         self.folder = folder
         self.postgres = PostgresServer(folder / "postgres", password="postgres", settings=KEPT_IN_MEMORY)
-        self.kind = KINDS[name](folder, self.postgres)
+        self.kind = KINDS["redis" if name in POOLS else name](folder, self.postgres)
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.broken: dict[str, str] = {}
 
@@ -66,7 +78,8 @@ class BrokerSite(Site):
     def start_worker(
         self, name: str = "worker", *options: str, concurrency: int = 2, include: bool = True, **waits: str
     ) -> None:
-        super().start_worker(name, *options, concurrency=concurrency, include=include, **waits)
+        pool = f"--pool={POOLS.get(self.name, 'prefork')}"
+        super().start_worker(name, pool, *options, concurrency=concurrency, include=include, **waits)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -19,7 +19,7 @@ BEGIN, END = "<!-- what holds: written by manage.py brokers --write -->\n", "<!-
 AT_ONCE = 3
 # Not a broker: each capability is broken on purpose, and its test has to fail. It takes longest, so it starts first.
 SABOTAGE = "sabotage"
-EVERYTHING = (SABOTAGE, *broker_table.EVERY)
+EVERYTHING = (SABOTAGE, *broker_table.EVERY, *broker_table.AGAIN)
 CONFORMANCE, SABOTAGES = "tests/brokers/test_conformance.py", "tests/brokers/test_sabotage.py"
 
 
