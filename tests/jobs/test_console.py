@@ -164,7 +164,7 @@ def test_a_wrong_method_is_refused(admin: Client) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    [{"task": "a\x00b"}, {"queue": "\x00"}, {"since": "yesterday"}, {"until": "2026-13-45T99:00"}, {"q": "\x00"}],
+    [{"task": "no.such_task"}, {"queue": "'"}, {"since": "yesterday"}, {"until": "2026-13-45T99:00"}, {"q": "%"}],
 )
 def test_any_filter_can_be_typed_into_the_address(admin: Client, query: dict[str, str]) -> None:
     for table in (JOBS, LETTERS):

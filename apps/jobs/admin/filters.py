@@ -24,8 +24,7 @@ class ExactFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: "QuerySet[Any]") -> "QuerySet[Any]":
         value = self.value()
-        # PostgreSQL refuses a text with a NUL in it, so no row has one.
-        return queryset.filter(**{self.parameter_name or "": value.replace("\x00", "")}) if value else queryset
+        return queryset.filter(**{self.parameter_name or "": value}) if value else queryset
 
 
 class TaskFilter(ExactFilter):
