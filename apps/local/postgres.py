@@ -4,11 +4,13 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -184,7 +186,8 @@ class PostgresServer:
 
     def _signal_all(self, number: int) -> None:
         for member in family_of(self.process.pid) if self.process else []:
-            member.send_signal(number)
+            with suppress(psutil.NoSuchProcess):  # a session's process may end at any moment
+                member.send_signal(number)
 
     def _forget(self) -> None:
         if self.pid_file:
