@@ -1,13 +1,14 @@
 """From a broker's URL to its options: what is safe is taken, and the rest refused with a sentence."""
 
 import ssl
+from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from kombu import Connection
 from psycopg.conninfo import conninfo_to_dict
 
-from config.broker import GIVEN_UP, broker_of
+from config.broker import GIVEN_UP, Broker, broker_of
 from config.queues import task_queues
 
 LEDGER = {"USER": "night", "PASSWORD": "p@ss/word", "HOST": "db", "PORT": 5433, "NAME": "shop"}
@@ -71,10 +72,14 @@ def test_letters_of_any_size_and_blanks_around_them_are_the_same_broker(url: str
 def test_kombu_is_told_to_check_the_certificate_which_by_itself_it_does_not() -> None:
     for url in ("rediss://127.0.0.1/0", "amqps://127.0.0.1//?ssl_ca_certs=/etc/ssl/own.pem"):
         broker = broker_of(url)
-        assert Connection(broker.url).ssl["ssl_cert_reqs"] == ssl.CERT_REQUIRED
+        assert options_of(broker)["ssl_cert_reqs"] == ssl.CERT_REQUIRED
         assert broker.tls["ssl_cert_reqs"] == "required"
-    assert broker.tls["ssl_ca_certs"] == Connection(broker.url).ssl["ssl_ca_certs"] == "/etc/ssl/own.pem"
-    assert not Connection(broker_of("redis://127.0.0.1/0").url).ssl
+    assert broker.tls["ssl_ca_certs"] == options_of(broker)["ssl_ca_certs"] == "/etc/ssl/own.pem"
+    assert not options_of(broker_of("redis://127.0.0.1/0"))
+
+
+def options_of(broker: Broker) -> Any:
+    return Connection(broker.url).ssl
 
 
 def test_nodes_of_a_cluster_are_one_broker() -> None:

@@ -45,6 +45,7 @@ class SSLTransport(pyamqp.SSLTransport):
     """The certificate must be the host's: by default py-amqp takes anybody's that a known authority has signed."""
 
     Connection = BrokerConnection
+    client: Any
 
     def establish_connection(self) -> Any:
         given = self.client.ssl if isinstance(self.client.ssl, dict) else {}
@@ -53,7 +54,7 @@ class SSLTransport(pyamqp.SSLTransport):
         # kombu makes 127.0.0.1 of it, when it has connected once.
         host = "localhost" if self.client.hostname in (None, "127.0.0.1") else self.client.hostname
         self.client.ssl = {**options, "server_hostname": host}
-        return super().establish_connection()
+        return super().establish_connection()  # type: ignore[no-untyped-call]
 
 
 class RabbitMQMemory:
