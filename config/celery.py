@@ -50,6 +50,7 @@ app.steps["worker"].add("apps.jobs.prefork:PoolStep")
 app.steps["worker"].add("apps.jobs.metrics.counts:CountsStep")
 app.steps["worker"].add("apps.jobs.health.liveness:LivenessStep")
 app.steps["worker"].add("apps.jobs.timers:TimersStep")
+app.steps["worker"].add("apps.jobs.garbage:FreezeStep")
 
 # Same URLs, same messages: kombu's transports, made to outlive an envelope that they cannot read and a server that does
 # not answer. By name, so that only the one in use is loaded.
