@@ -45,6 +45,7 @@ class ThisWorker:
     id: UUID = field(default_factory=uuid7)
     timer: Any = None
     is_stopping: bool = False
+    has_left: bool = False
     is_green: bool = False
     # Whether Celery can end a job from outside: the process of one, or its green thread.
     can_kill: bool = True
@@ -146,6 +147,7 @@ class LeaseStep(bootsteps.StartStopStep):
 
 def hand_back() -> None:
     """What the ledger shows as ours when nothing of it runs any more is nobody's."""
+    _this.has_left = True
     try:
         endings.write_all()
         rescue.release(_this.id)
@@ -165,9 +167,13 @@ def pool_is(worker: Any, kind: str) -> bool:
 
 def renew_leases() -> list[UUID]:
     """Returns the jobs that someone asked to cancel."""
-    # Reserved is what waits for a process as well: it may be claimed already.
-    held = [job_id_of(request.id) for request in tuple(state.reserved_requests)] + endings.not_written_yet()
+    held = held_jobs()
     return rescue.renew(held, _this.id) if held else []
+
+
+def held_jobs() -> list[UUID]:
+    """Reserved is what waits for a process as well: it may be claimed already."""
+    return [job_id_of(request.id) for request in tuple(state.reserved_requests)] + endings.not_written_yet()
 
 
 def begin_shutdown(**signal_fields: Any) -> None:
@@ -197,9 +203,19 @@ def _end_grace() -> None:
         logger.warning("Grace is over: %d running jobs are handed back.", len(state.active_requests))
         _this.is_stopping = True
         if _this.can_kill:
-            os.kill(os.getpid(), signal.SIGQUIT)  # Celery's cold stop
+            _stop_cold()
         else:
             leave()
+
+
+def _stop_cold() -> None:
+    """Celery forgets its jobs at once, and takes seconds to end them: until they are handed back they are ours."""
+    held = held_jobs()
+    os.kill(os.getpid(), signal.SIGQUIT)
+    while not _this.has_left:
+        with suppress(*connections.LOST):
+            rescue.renew(held, _this.id)
+        time.sleep(0.2)
 
 
 def leave() -> NoReturn:
