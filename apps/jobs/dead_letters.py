@@ -106,8 +106,11 @@ def write_for_unadopted(request: Any, failure: Failure) -> None:
 def _call(task: str, args: Any, kwargs: Any) -> dict[str, Any]:
     """As columns. Whoever sent the message may not know which arguments are secret."""
     secret = getattr(current_app.tasks.get(task), "sensitive", ())
-    sealed = sensitive.seal(storable(dict(kwargs or {})), secret)
-    return {"task": task, "args": storable(list(args or ())), "kwargs": sealed}
+    return {
+        "task": task,
+        "args": sensitive.seal_unnamed(storable(list(args or ())), secret),
+        "kwargs": sensitive.seal(storable(dict(kwargs or {})), secret),
+    }
 
 
 def write_for_message(message: Any, failure: Failure) -> None:
@@ -191,6 +194,8 @@ def _job_again(letter: DeadLetter, kwargs: Mapping[str, Any] | None = None) -> l
     options = {name: value for name, value in letter.options.items() if name not in ("chord", "group_id")}
     if letter.queue in settings.JOBS_QUEUES:
         options["queue"] = letter.queue
+    if args:
+        args, new_kwargs = task.sealed(args, new_kwargs)
     job: ledger.NewJob = task.new_job(args, sensitive.seal(new_kwargs, task.sensitive), None, options)
     return replace(job, replay_of=_origin(letter))
 

@@ -53,10 +53,7 @@ def _seal(value: Any) -> dict[str, str]:
 
 
 def seal_signatures(value: Any) -> Any:
-    """The same with the secrets sealed of each signature in it, however deep: what comes after a job lies in its row.
-
-    Which argument one without a name will be is known when it is called. Until then all of those are sealed.
-    """
+    """The same with each signature's secrets sealed, however deep it lies: what comes after a job is in its row."""
     if isinstance(value, list | tuple):
         return [seal_signatures(inner) for inner in value]
     if not isinstance(value, dict):
@@ -65,9 +62,14 @@ def seal_signatures(value: Any) -> Any:
     task = value.get("task")
     secret = getattr(current_app.tasks.get(task), "sensitive", ()) if isinstance(task, str) else ()
     if secret:
-        signature["args"] = [_seal(argument) for argument in value.get("args") or ()]
+        signature["args"] = seal_unnamed(value.get("args") or (), secret)
         signature["kwargs"] = seal(value.get("kwargs") or {}, secret)
     return signature
+
+
+def seal_unnamed(args: Iterable[Any], names: Iterable[str]) -> list[Any]:
+    """Which of them is a secret is known when the task is called. Until then all are sealed, if it has any."""
+    return [_seal(argument) for argument in args] if names else list(args)
 
 
 def unseal(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -110,7 +110,7 @@ class JobTask(celery.Task):
         Raises `QueueFull`; TypeError for arguments that do not fit; ValueError for arguments that are not JSON, or that
         PostgreSQL cannot store (`apps.jobs.jsonb`).
         """
-        args, kwargs = self._sealed(list(args or ()), dict(kwargs or {}))
+        args, kwargs = self.sealed(list(args or ()), dict(kwargs or {}))
         options = {**self._get_exec_options(), **options, "link": link, "link_error": link_error, "shadow": shadow}
         if not self._goes_through_ledger(options):
             return self._publish(args, kwargs, task_id, producer, options)
@@ -144,7 +144,7 @@ class JobTask(celery.Task):
         made = []
         for kwargs in jobs:
             self._check_arguments([], kwargs)
-            args, sealed = self._sealed([], dict(kwargs))
+            args, sealed = self.sealed([], dict(kwargs))
             made.append(
                 replace(first, id=uuid7(), kwargs=sealed) if first else self.new_job(args, sealed, None, options)
             )
@@ -180,7 +180,8 @@ class JobTask(celery.Task):
         if self.typing and hasattr(self, "__header__"):
             self.__header__(*args, **kwargs)
 
-    def _sealed(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    def sealed(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments with the secrets among them encrypted, for which each needs its name."""
         if not self.sensitive:
             return args, kwargs
         return [], sensitive.seal(self._named(args, kwargs), self.sensitive)
@@ -291,7 +292,7 @@ class JobTask(celery.Task):
         """A message from a producer that does not know the ledger (Flower, another service): give it a row."""
         options = self.request.as_execution_options()
         options["queue"] = (self.request.delivery_info or {}).get("routing_key")
-        args, kwargs = self._sealed(list(args), dict(kwargs))
+        args, kwargs = self.sealed(list(args), dict(kwargs))
         ledger.record([self.new_job(args, kwargs, str(job_id), options)])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -3,12 +3,13 @@
 import json
 import logging
 from typing import Any
-from unittest.mock import ANY
+from unittest.mock import ANY, Mock
 
 import pytest
 from celery import chain, chord, group, shared_task
 
 from apps.jobs import dead_letters, sensitive
+from apps.jobs.failures import Failure
 from apps.jobs.models import Chord, DeadLetter, Job
 from apps.jobs.task import JobTask
 from tasks.lab import lab_fail, lab_nothing, lab_secret
@@ -142,6 +143,26 @@ def test_a_replay_can_still_open_the_secret(bench: Bench) -> None:
     replayed = dead_letters.replay(bench.letter(result).pk)
     bench.run_all()
     assert Job.objects.get(pk=replayed).errors[0]["message"] == "The token *** was refused."
+
+
+def test_a_replay_opens_a_secret_without_a_name(bench: Bench) -> None:
+    chord([lab_fail.s()], use_secret.si(SECRET)).apply_async()
+    bench.run_all()
+    dead_letters.replay(DeadLetter.objects.get(task=use_secret.name).pk)
+    bench.run_all()
+    assert got == [(SECRET, None)]
+
+
+@pytest.mark.parametrize(("args", "kwargs"), [([SECRET], {}), ([], {"token": SECRET})], ids=["by place", "by name"])
+def test_a_secret_that_a_stranger_sent_is_in_no_letter(bench: Bench, args: list[str], kwargs: dict[str, str]) -> None:
+    message = Mock(
+        headers={"task": use_secret.name, "id": "1"}, payload=(args, kwargs, {}), properties={}, delivery_info={}
+    )
+    dead_letters.write_for_message(message, Failure.delivered_too_often())
+    assert SECRET not in everything_in_the_database()
+    dead_letters.replay(DeadLetter.objects.get().pk)
+    bench.run_all()
+    assert got == [(SECRET, None)]
 
 
 def test_a_secret_is_opened_with_an_older_key(settings: Any) -> None:
