@@ -40,6 +40,7 @@ from apps.jobs import (
     sensitive,
     unique,
 )
+from apps.jobs.arguments import plain_types
 from apps.jobs.attempt import Attempt, readable
 from apps.jobs.backpressure import admit
 from apps.jobs.failures import Failure, Kind, OutOfMemory, WrongArguments, kind_of
@@ -313,6 +314,9 @@ class JobTask(celery.Task):
     def _refuse_wrong_arguments(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
         try:
             self._check_arguments(args, kwargs)
+            plain = plain_types(self.run)
+            if self.typing and plain.expected:
+                plain.check(args, sensitive.unseal(kwargs))
         except TypeError as exc:
             raise WrongArguments(str(exc)) from exc
 

@@ -1,5 +1,6 @@
 """A task called with what it cannot work with ends at once in the dead letters, and leaves nothing behind."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from apps.payments.models import Charge, Refund
 from apps.sandbox.client import Sandbox
 from apps.uploads.models import ImportPart
 from tests.jobs.bench import Bench
+from tests.shop import an_order
 
 # For each task the argument that names a row, and the others.
 NAMES: dict[Any, tuple[str, dict[str, Any]]] = {
@@ -33,7 +35,8 @@ NAMES: dict[Any, tuple[str, dict[str, Any]]] = {
     tasks.summarise_import: ("upload_id", {}),
     tasks.sync_to_external_api: ("record_id", {}),
 }
-BAD_IDS = [404, 0, -1, 10**30, None, "abc", "", [1], {"id": 1}, [], 1e300]
+NO_ROWS = [404, 0, -1, 10**30]
+NO_IDS = [None, "abc", "", "1", [1], {"id": 1}, [], 1.0, 7.9, True]
 
 
 def letter_of(bench: Bench, task: Any, kwargs: dict[str, Any]) -> DeadLetter:
@@ -54,11 +57,31 @@ def test_each_task_that_takes_an_id_is_looked_at_here() -> None:
     assert {task for task in exported if not task.name.startswith("tasks.lab_")} == {*NAMES, *others}
 
 
-@pytest.mark.parametrize("bad", BAD_IDS, ids=repr)
+@pytest.mark.parametrize("bad", NO_ROWS, ids=repr)
 @pytest.mark.parametrize("task", NAMES, ids=lambda task: task.name)
 def test_an_id_that_names_no_row_is_permanent(bench: Bench, sandbox: Sandbox, task: Any, bad: Any) -> None:
     name, others = NAMES[task]
     assert letter_of(bench, task, {name: bad, **others}).kind == DeadLetter.Kind.PERMANENT
+    assert nothing_is_left()
+
+
+@pytest.mark.parametrize("bad", NO_IDS, ids=repr)
+@pytest.mark.parametrize("task", NAMES, ids=lambda task: task.name)
+def test_what_is_no_id_is_wrong_arguments(bench: Bench, task: Any, bad: Any) -> None:
+    name, others = NAMES[task]
+    letter = letter_of(bench, task, {name: bad, **others})
+    assert letter.kind == DeadLetter.Kind.WRONG_ARGUMENTS
+    assert letter.message == f"{name} has to be of the type int, not {type(bad).__name__}."
+    assert nothing_is_left()
+
+
+@pytest.mark.parametrize("cast", [str, float, lambda order_id: order_id + 0.9], ids=["str", "float", "fraction"])
+def test_what_django_would_take_for_an_orders_id_charges_nobody(
+    bench: Bench, sandbox: Sandbox, cast: Callable[[int], Any]
+) -> None:
+    order = an_order()
+    letter_of(bench, tasks.charge_customer, {"order_id": cast(order.pk)})
+    assert sandbox.charges(order.pk) == []
     assert nothing_is_left()
 
 
