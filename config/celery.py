@@ -20,13 +20,22 @@ class Nightshift(Celery):
         return str(super().gen_task_name(name, "tasks" if package == "tasks" else module))
 
     def send_task(
-        self, name: str, args: Any = None, kwargs: Any = None, *others: Any, task_type: Any = None, **options: Any
+        self,
+        name: str,
+        args: Any = None,
+        kwargs: Any = None,
+        countdown: Any = None,
+        eta: Any = None,
+        task_id: Any = None,
+        *others: Any,
+        task_type: Any = None,
+        **options: Any,
     ) -> Any:
         """By its name, too, a task that is known here and goes through the ledger is recorded there."""
         task = None if task_type else self.tasks.get(name)
         if task is not None and getattr(task, "durable", False):
-            return task.apply_async(args, kwargs, **options)
-        return super().send_task(name, args, kwargs, *others, task_type=task_type, **options)
+            return task.apply_async(args, kwargs, task_id, countdown=countdown, eta=eta, **options)
+        return super().send_task(name, args, kwargs, countdown, eta, task_id, *others, task_type=task_type, **options)
 
 
 @setup_logging.connect

@@ -19,6 +19,7 @@ from django.utils import timezone
 from kombu.utils.json import dumps
 
 from apps.jobs import backpressure
+from apps.jobs.ids import job_id_of
 from apps.jobs.models import DeadLetter, Job
 from apps.jobs.task import JobTask
 from tasks.lab import lab_add, lab_fail, lab_nothing, lab_secret, lab_total
@@ -132,6 +133,12 @@ def test_a_task_that_is_sent_by_its_name_goes_through_the_ledger_too(bench: Benc
     result = current_app.send_task("tasks.lab_add", args=[1], kwargs={"y": 2}, queue="low")
     job = job_of(result)
     assert (job.task, job.args, job.kwargs, job.queue) == ("tasks.lab_add", [1], {"y": 2}, "low")
+
+
+def test_what_celery_takes_by_position_is_taken_when_a_task_is_sent_by_its_name(bench: Bench) -> None:
+    job = job_of(current_app.send_task("tasks.lab_add", (1, 2), {}, 600, None, "import-2024-02"))
+    assert seconds_from_now(job.run_at) == pytest.approx(600, abs=5)
+    assert job.pk == job_id_of("import-2024-02")
 
 
 def test_a_countdown_waits_in_the_ledger(bench: Bench) -> None:
