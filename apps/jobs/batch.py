@@ -14,8 +14,8 @@ logger = logging.getLogger(__name__)
 
 # While the database is away. Shorter than any lease, long enough not to be in the way of other work.
 TRY_AGAIN = 1.0
-# A loop that delivers a batch, or runs jobs itself, fires its timers late. Later than this, the timer is lost: a lost
-# connection clears them.
+# A loop that delivers a batch, or runs jobs itself, fires its timers late. Later than this, the timer is lost: with a
+# connection Celery cancels those that were set while it was made.
 LATE = 0.5
 
 T = TypeVar("T")

@@ -129,7 +129,7 @@ class JobConsumer(Consumer):
             message.ack_log_error(logger, self.connection_errors)
 
     def on_send_event_buffered(self) -> None:
-        """By the clock and not by a flag: a lost connection clears the timer, and the next event must set it again."""
+        """By the clock and not by a flag: the timer may go with a connection, and the next event must set it again."""
         now = time.monotonic()
         if self.hub and now >= self.next_flush:
             self.next_flush = now + EVENTS_EVERY

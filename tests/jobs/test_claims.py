@@ -128,7 +128,7 @@ def test_what_came_together_sets_one_timer(main: Main, bench: Bench) -> None:
 
 
 def test_a_timer_that_was_lost_is_set_again(main: Main, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lost connection to the broker clears them all."""
+    """With a connection to the broker some are cancelled."""
     lab_nothing.delay_many([{}] * 2)
     first, second = bench.send()
     main.fetch([first])
