@@ -25,6 +25,7 @@ from apps.reports.models import Report
 from apps.reports.sheets import Sheets, escaped
 from apps.uploads import bucket
 from tests.cast import shopkeeper
+from tests.nobody import NOBODY
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("s3")]
 
@@ -191,7 +192,7 @@ def test_a_download_while_the_store_is_away_is_answered_with_a_sentence(
     client: Client, report: Report, settings: Settings
 ) -> None:
     services.generate(report.pk, track=silently)
-    settings.AWS_ENDPOINT_URL = "http://127.0.0.1:1"
+    settings.AWS_ENDPOINT_URL = f"http://{NOBODY}"
     response = client.get(reverse("reports:download", args=[report.pk, "csv"]))
     assert response.status_code == 503
     assert "The file store cannot be reached" in response.content.decode()
