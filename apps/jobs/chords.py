@@ -5,8 +5,7 @@ starts, or starts early.
 
 Guarantee. The count is a row, lowered in the transaction that ends a part, so each part counts once; the last one
 starts the body in that same transaction. If a part dies, the body is a dead letter that names the part, and what it
-asked for by `link_error` starts. A chord,
-like a group, is started in one transaction, so that half of one cannot exist.
+asked for by `link_error` starts. A chord, like a group, is started in one transaction: half of one cannot exist.
 
 Not guaranteed. The parts are one INSERT each, not one for all.
 """
