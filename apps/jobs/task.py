@@ -17,7 +17,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta, tzinfo
+from datetime import timedelta
 from functools import wraps
 from typing import Any, TypeVar
 from uuid import UUID
@@ -26,7 +26,6 @@ import celery
 from celery import current_task
 from celery.exceptions import Ignore, Reject
 from celery.result import AsyncResult
-from celery.utils.functional import maybe_list
 
 from apps.jobs import (
     connections,
@@ -46,18 +45,13 @@ from apps.jobs.backpressure import admit
 from apps.jobs.failures import Failure, Kind, OutOfMemory, WrongArguments, kind_of
 from apps.jobs.ids import job_id_of, uuid7
 from apps.jobs.ledger import NewJob
+from apps.jobs.options import aware, carried, expiry
 from apps.jobs.progress import Progress
 from apps.jobs.snooze import Snooze
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-# Options of apply_async that a job carries to its message, as Celery's own message protocol names them.
-CARRIED = frozenset(
-    """link link_error chain chord group_id group_index shadow time_limit soft_time_limit headers reply_to argsrepr
-    kwargsrepr ignore_result replaced_task_nesting stamped_headers""".split()
-)
 
 
 class JobResult(AsyncResult):
@@ -212,11 +206,11 @@ class JobTask(celery.Task):
             args=args,
             kwargs=kwargs,
             queue=self._queue(args, kwargs, options),
-            options=_carried(options, asked_by),
+            options=carried(options, asked_by),
             priority=options.get("priority"),
-            run_at=_aware(options.get("eta"), self.app),
+            run_at=aware(options.get("eta"), self.app),
             delay=options.get("countdown"),
-            expires_at=_expiry(options.get("expires"), self.app),
+            expires_at=expiry(options.get("expires"), self.app),
             retries=options.get("retries") or 0,
             unique_key=key,
             unique_until=self.unique_until if key else None,
@@ -410,32 +404,3 @@ def _after(ours: Callable[..., None], theirs: Callable[..., None]) -> Callable[.
 
     hook.comes_after = ours  # type: ignore[attr-defined]
     return hook
-
-
-def _carried(options: Mapping[str, Any], asked_by: origin.Origin) -> dict[str, Any]:
-    carried = {name: value for name, value in options.items() if name in CARRIED and value is not None}
-    for name in ("link", "link_error"):
-        if name in carried:
-            carried[name] = maybe_list(carried[name])
-    for name in ("link", "link_error", "chain", "chord"):
-        if name in carried:
-            carried[name] = sensitive.seal_signatures(carried[name])
-    for stamp in carried.get("stamped_headers", ()):
-        carried[stamp] = options.get(stamp)
-    if asked_by.as_headers():
-        carried["headers"] = {**asked_by.as_headers(), **carried.get("headers", {})}
-    return carried
-
-
-def _aware(eta: datetime | str | None, app: celery.Celery) -> datetime | None:
-    """As Celery does: a time without a zone is in the app's own (UTC here)."""
-    eta = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
-    zone: tzinfo = app.timezone
-    return eta.replace(tzinfo=zone) if eta is not None and eta.tzinfo is None else eta
-
-
-def _expiry(expires: datetime | str | float | None, app: celery.Celery) -> datetime | None:
-    if isinstance(expires, int | float):
-        now: datetime = app.now()
-        return now + timedelta(seconds=expires)
-    return _aware(expires, app)

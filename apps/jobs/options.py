@@ -1,0 +1,45 @@
+"""What the options of `apply_async` mean for a job's row."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta, tzinfo
+from typing import Any
+
+import celery
+from celery.utils.functional import maybe_list
+
+from apps.jobs import origin, sensitive
+
+# What a job carries to its message, as Celery's own message protocol names them.
+CARRIED = frozenset(
+    """link link_error chain chord group_id group_index shadow time_limit soft_time_limit headers reply_to argsrepr
+    kwargsrepr ignore_result replaced_task_nesting stamped_headers""".split()
+)
+
+
+def carried(options: Mapping[str, Any], asked_by: origin.Origin) -> dict[str, Any]:
+    kept = {name: value for name, value in options.items() if name in CARRIED and value is not None}
+    for name in ("link", "link_error"):
+        if name in kept:
+            kept[name] = maybe_list(kept[name])
+    for name in ("link", "link_error", "chain", "chord"):
+        if name in kept:
+            kept[name] = sensitive.seal_signatures(kept[name])
+    for stamp in kept.get("stamped_headers", ()):
+        kept[stamp] = options.get(stamp)
+    if asked_by.as_headers():
+        kept["headers"] = {**asked_by.as_headers(), **kept.get("headers", {})}
+    return kept
+
+
+def aware(eta: datetime | str | None, app: celery.Celery) -> datetime | None:
+    """As Celery does: a time without a zone is in the app's own (UTC here)."""
+    eta = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
+    zone: tzinfo = app.timezone
+    return eta.replace(tzinfo=zone) if eta is not None and eta.tzinfo is None else eta
+
+
+def expiry(expires: datetime | str | float | None, app: celery.Celery) -> datetime | None:
+    if isinstance(expires, int | float):
+        now: datetime = app.now()
+        return now + timedelta(seconds=expires)
+    return aware(expires, app)
