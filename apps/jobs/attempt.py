@@ -49,6 +49,8 @@ class Attempt:
             self._begin()
             result = self._run_to_the_end(args, sensitive.unseal(kwargs))
         except (Ignore, Reject, QueueFull, *connections.LOST) as outcome:
+            if isinstance(outcome, connections.LOST) and not connections.is_lost(outcome):
+                raise  # the body's own mistake
             reason = outcome
             connections.patiently(lambda: self._settle(reason))
             if isinstance(outcome, Ignore):

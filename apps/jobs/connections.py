@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from django.db import InterfaceError, InternalError, OperationalError, connection
+from psycopg.errors import InFailedSqlTransaction
 
 # A server that was the primary until a moment ago answers, and refuses to write: that is PostgreSQL's "internal error".
 LOST = (OperationalError, InterfaceError, InternalError)
@@ -22,6 +23,13 @@ LOST = (OperationalError, InterfaceError, InternalError)
 PATIENCE_SECONDS = 30.0
 
 T = TypeVar("T")
+
+
+def is_lost(exc: BaseException) -> bool:
+    """Whether the database was away. A body that goes on in a transaction that has failed hears of an "internal error",
+    too, and each try would.
+    """
+    return isinstance(exc, LOST) and not isinstance(exc.__cause__, InFailedSqlTransaction)
 
 
 def refresh() -> None:

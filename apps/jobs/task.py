@@ -343,7 +343,7 @@ class JobTask(celery.Task):
         token = self.request.get("token") if is_here else lease.token_of(job_id)
         retries = self.request.retries if is_here else 0
         failure = Failure.of(exc, kind=self._kind(exc, retries)).masked(self.secrets_in(kwargs))
-        if token is not None and isinstance(exc, connections.LOST):
+        if token is not None and connections.is_lost(exc):
             logger.warning("%s[%s] waits for its lease to run out, the ledger is away", self.name, job_id)
         elif token is not None:
             connections.patiently(lambda: ledger.bury(job_id, token, failure))

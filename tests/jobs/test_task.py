@@ -1,6 +1,7 @@
 """`.delay()` and `.apply_async()`: what they write, and that they mean what they mean in Celery."""
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +14,7 @@ from celery.exceptions import QueueNotFound
 from celery.result import AsyncResult
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db import OperationalError, transaction
+from django.db import DataError, OperationalError, connection, transaction
 from django.test import override_settings
 from django.utils import timezone
 from kombu.utils.json import dumps
@@ -599,6 +600,20 @@ def test_an_atomic_task_whose_end_fails_has_done_nothing_and_runs_again(
     bench.run_all()
     assert User.objects.count() == 1
     assert job_of(result).state == Job.State.SUCCEEDED
+
+
+@shared_task(name="tests.go_on_after_an_error", atomic=True)
+def go_on_after_an_error() -> None:
+    with suppress(DataError), connection.cursor() as cursor:
+        cursor.execute("SELECT 1 / 0")
+
+
+def test_a_task_that_goes_on_in_a_failed_transaction_has_a_bug_and_no_lost_database(bench: Bench) -> None:
+    """PostgreSQL calls both an "internal error": this, and that a server is the primary no longer."""
+    result = go_on_after_an_error.delay()
+    bench.run_all()
+    assert bench.letter(result).kind == DeadLetter.Kind.PERMANENT
+    assert job_of(result).crashes == 0
 
 
 @pytest.mark.django_db(transaction=True)
