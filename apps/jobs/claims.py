@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 
 # Others may be idle. Much longer than what is fetched ahead should take, so that it happens only when a job surprises.
 WAIT_AT_MOST = 1.0
-# A message that cannot be settled comes back after this many seconds; at once would be a loop.
-REQUEUE_AFTER = 5.0
 
 
 class Claims:
@@ -81,7 +79,7 @@ class Claims:
         except Exception as exc:  # noqa: BLE001 - of this one message, which comes back; the others must be settled too
             logger.warning("%s[%s] cannot be settled: %s", request.name, request.id, str(exc).strip())
             connection.close()
-            self.batch.timer.call_after(REQUEUE_AFTER, request.message.requeue)
+            lease.requeue_later(request.message)
             return
         logger.info("Dropped a message for %s[%s]: %s", request.name, request.id, why)
         meter.ignored(request, Ignore(why))

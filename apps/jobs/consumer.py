@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 # The main process has other messages to serve: it does not wait long for a database (seconds).
 PATIENCE = 2.0
-# A message whose letter cannot be written comes back after this many seconds; at once would be a loop.
-REQUEUE_AFTER = 5.0
 # What a worker tells of its jobs (Flower, metrics) leaves in batches. Celery publishes it after each step of a job,
 # which took the main process almost as long as all else that it does for the job.
 EVENTS_EVERY = 0.1
@@ -107,7 +105,7 @@ class JobConsumer(Consumer):
         try:
             connections.patiently(lambda: rescue.hand_back_unknown(job_id), PATIENCE)
         except connections.LOST:
-            lease.call_later(REQUEUE_AFTER, message.requeue)
+            lease.requeue_later(message)
         else:
             message.ack_log_error(logger, self.connection_errors)
 
@@ -123,7 +121,7 @@ class JobConsumer(Consumer):
             connections.patiently(lambda: dead_letters.write_for_message(message, failure), PATIENCE)
         except (DatabaseError, InterfaceError) as error:
             logger.warning("The dead letter of a message cannot be written yet: %s", str(error).strip())
-            lease.call_later(REQUEUE_AFTER, message.requeue)
+            lease.requeue_later(message)
         else:
             logger.error("Dead letter for a message that cannot be run: %s", failure.message)
             message.ack_log_error(logger, self.connection_errors)

@@ -36,6 +36,8 @@ from apps.jobs.models import Job, Worker
 logger = logging.getLogger(__name__)
 
 RENEWALS_PER_LEASE = 3
+# Seconds: at once would be a loop as fast as the machine.
+REQUEUE_AFTER = 5.0
 
 
 @dataclass
@@ -70,9 +72,9 @@ def token_of(job_id: UUID) -> int | None:
     return held.values_list("token", flat=True).first()
 
 
-def call_later(seconds: float, action: Callable[[], Any]) -> None:
-    """In this worker's main process."""
-    _this.timer.call_after(seconds, action)
+def requeue_later(message: Any) -> None:
+    """For a message that cannot be settled now. In this worker's main process."""
+    _this.timer.call_after(REQUEUE_AFTER, message.requeue)
 
 
 class LeaseStep(bootsteps.StartStopStep):

@@ -28,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 # The main process has other jobs' messages to serve: it does not wait long for a database (seconds).
 PATIENCE = 2.0
-# A message whose letter cannot be written comes back after this many seconds; at once would be a loop.
-REQUEUE_AFTER = 5.0
 # What this process and its children say of an attempt, and no message may.
 OURS = ("token", "ends_here", "claimed_at", "again", "replacement", "progress_of_attempt")
 
@@ -182,7 +180,7 @@ class JobRequest(Request):
             state.task_ready(self)
             # Settled by the requeue: Celery's own acknowledgement, after a time limit, would come first.
             self.acknowledged = True
-            lease.call_later(REQUEUE_AFTER, self.message.requeue)
+            lease.requeue_later(self.message)
             return False
         return True
 

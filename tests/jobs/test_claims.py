@@ -61,7 +61,7 @@ class Main:
             controller=controller, timer=self.timer, qos=self.qos, pool=SimpleNamespace(num_processes=2)
         )
         self.claims = Claims(consumer, self.started.append)
-        endings.batch.timer = self.timer
+        endings.batch.timer = lease._this.timer = self.timer
 
     def fetch(self, messages: list[Message]) -> list[Any]:
         requests = [self.bench.request(message) for message in messages]
@@ -348,7 +348,7 @@ def test_a_message_that_cannot_be_settled_does_not_keep_the_others_from_starting
     main.timer.pass_time()
     assert {request.id for request in main.started} == set(others)
     assert not requests[0].acknowledged
-    main.timer.pass_time(claims.REQUEUE_AFTER)
+    main.timer.pass_time(lease.REQUEUE_AFTER)
     requests[0].message.requeue.assert_called_once()
 
 
@@ -453,5 +453,5 @@ def test_losing_the_database_while_refusing_brings_the_message_back_later(
         database.setattr("apps.jobs.claims.connection", Mock())
         main.timer.pass_time()
     assert not request.acknowledged
-    main.timer.pass_time(claims.REQUEUE_AFTER)
+    main.timer.pass_time(lease.REQUEUE_AFTER)
     request.message.requeue.assert_called_once_with()

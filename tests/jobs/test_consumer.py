@@ -16,7 +16,7 @@ from django.db import OperationalError
 from kombu.transport.virtual import Channel, Message
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from apps.jobs import connections, dead_letters
+from apps.jobs import connections, dead_letters, lease
 from apps.jobs.consumer import BadMessage, JobConsumer
 from apps.jobs.envelope import DELIVERIES, readable
 from apps.jobs.failures import Failure
@@ -128,15 +128,12 @@ def test_a_message_that_comes_again_because_its_worker_was_killed_keeps_its_one_
 def test_without_a_database_the_message_comes_back_later_and_is_not_lost(
     consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    later: list[Any] = []
-    monkeypatch.setattr("apps.jobs.lease.call_later", lambda seconds, call: later.append((seconds, call)))
+    monkeypatch.setattr(lease, "_this", lease.ThisWorker(timer=Mock()))
     monkeypatch.setattr("apps.jobs.consumer.PATIENCE", 0)
     monkeypatch.setattr(dead_letters, "write_for_message", _away)
     message = consumer.receive(UNUSABLE["body is not JSON"])
     message.ack.assert_not_called()
-    [(seconds, call)] = later
-    assert seconds >= 1
-    assert call == message.requeue
+    lease._this.timer.call_after.assert_called_once_with(lease.REQUEUE_AFTER, message.requeue)
 
 
 def _away(*args: Any) -> None:
