@@ -62,8 +62,11 @@ def seal_signatures(value: Any) -> Any:
     task = value.get("task")
     secret = getattr(current_app.tasks.get(task), "sensitive", ()) if isinstance(task, str) else ()
     if secret:
-        signature["args"] = seal_unnamed(value.get("args") or (), secret)
-        signature["kwargs"] = seal(value.get("kwargs") or {}, secret)
+        # A stranger's may be no signature at all: that is for Celery to find, and not to stop its letter.
+        if isinstance(value.get("args"), list | tuple):
+            signature["args"] = seal_unnamed(value["args"], secret)
+        if isinstance(value.get("kwargs"), dict):
+            signature["kwargs"] = seal(value["kwargs"], secret)
     return signature
 
 

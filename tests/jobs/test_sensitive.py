@@ -192,3 +192,8 @@ def test_what_is_sealed_is_shown_as_stars(value: Any, shown: Any) -> None:
 
 def test_a_short_secret_does_not_mask_half_the_error() -> None:
     assert sensitive.secrets_in(sensitive.seal({"pin": "42"}, ["pin"])) == []
+
+
+def test_what_only_looks_like_a_signature_is_left_to_celery() -> None:
+    stranger = {"task": "tasks.lab_secret", "args": 5, "kwargs": None}
+    assert sensitive.seal_signatures(stranger) == stranger
