@@ -15,6 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from celery import current_app
@@ -134,14 +135,19 @@ class JobConsumer(Consumer):
             self.timer.call_after(EVENTS_EVERY, self._flush_events)
 
     def ensure_connected(self, conn: Any) -> Any:
-        """Celery waits here for a broker that is away, and its timer with it: leases would run out meanwhile."""
+        """Celery waits here for a broker that is away, and its timer with it: leases would run out meanwhile.
+
+        One of its timers looks whether a child that has just been started has reported. Nobody listens to children now,
+        and Celery takes that for an error of its own, over which it would exit.
+        """
         ensure = conn.ensure_connection
 
         def while_timers_run(errback: Any, max_retries: Any, callback: Callable[[], Any]) -> Any:
             def between_two_tries() -> None:
                 callback()
                 if self.hub:
-                    self.hub.fire_timers()
+                    with suppress(AssertionError):
+                        self.hub.fire_timers()
 
             return ensure(errback, max_retries, callback=between_two_tries)
 

@@ -177,6 +177,14 @@ def test_a_broker_that_restarts_does_not_end_the_worker(consumer: Consumer, monk
     consumer.on_connection_error_after_connected(RedisConnectionError())
 
 
+def test_a_child_that_has_not_reported_yet_does_not_end_a_worker_whose_broker_is_away(consumer: Consumer) -> None:
+    """Celery's timer looks for it among those that it listens to, which are none while there is no broker."""
+    consumer.hub = Mock(fire_timers=Mock(side_effect=AssertionError))
+    connection = Mock(ensure_connection=lambda _errback, _retries, callback: callback())
+    consumer.ensure_connected(connection)
+    consumer.hub.fire_timers.assert_called_once()
+
+
 def test_a_letter_for_a_message_is_grouped_with_its_like(consumer: Consumer) -> None:
     for _ in range(2):
         consumer.receive(UNUSABLE["body is not JSON"])
