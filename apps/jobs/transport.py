@@ -103,6 +103,7 @@ class QoS(kombu_redis.QoS):
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         self._settled: list[str] = []
         self._settle_by = 0.0
+        self._one_at_a_time = threading.Lock()
 
     @property
     def credit(self) -> int:
@@ -115,16 +116,28 @@ class QoS(kombu_redis.QoS):
         return len(self._delivered) > len(self._dirty)
 
     def ack(self, delivery_tag: str) -> Any:
+        """Frees the worker's slot whatever comes of it: what the broker was not told of comes back, and is dropped."""
+        is_first = not self._settled
+        self._settled.append(delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
         loop = self.channel.event_loop
         if loop is None or threading.current_thread() is not threading.main_thread():
-            return super().ack(delivery_tag)  # type: ignore[no-untyped-call]
-        if not self._settled:
+            with (
+                self._one_at_a_time
+            ):  # a hundred green threads would need as many connections; the next takes all along
+                self.acknowledge_settled()
+        elif is_first:
             loop.call_later(ACKNOWLEDGE_WITHIN, self.acknowledge_settled)
             self._settle_by = time.monotonic() + ACKNOWLEDGE_WITHIN
-        self._settled.append(delivery_tag)
-        if time.monotonic() > self._settle_by:  # while a batch is delivered, the loop stands still
+        elif time.monotonic() > self._settle_by:  # while a batch is delivered, the loop stands still
             self.acknowledge_settled()
-        return virtual.QoS.ack(self, delivery_tag)  # frees the worker's slot at once
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """As `ack`: a message that could not be put back comes back after the visibility time-out."""
+        try:
+            super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
+        finally:
+            virtual.QoS.ack(self, delivery_tag)
 
     def acknowledge_settled(self) -> None:
         tags, self._settled = self._settled, []

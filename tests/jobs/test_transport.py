@@ -147,3 +147,45 @@ def test_another_thread_acknowledges_at_once(channel: Any, loop: Loop, valkey: r
     thread.join()
     assert valkey.hlen("unacked") == 0
     assert loop.due == []
+
+
+def test_more_threads_than_connections_acknowledge_at_once(valkey: redis.Redis) -> None:
+    """A worker of green threads: kombu has ten connections, and whoever finds none would keep its slot for ever."""
+    jobs = 40
+    with current_app.connection_for_write() as connection:
+        channel = open_channel(connection)
+        queue = SimpleQueue(connection, "default")
+        for number in range(jobs):
+            queue.put(number)
+        channel.basic_qos(0, jobs)
+        together = threading.Barrier(jobs)
+
+        def acknowledge(tag: str) -> None:
+            together.wait()
+            channel.basic_ack(tag)
+
+        threads = [threading.Thread(target=acknowledge, args=[tag]) for tag in fetch(channel, jobs)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        queue.close()
+        assert channel.qos.can_consume_max_estimate() == jobs
+    assert valkey.hlen("unacked") == 0
+
+
+@pytest.mark.parametrize("settle", [Channel.basic_ack, Channel.basic_reject])
+def test_a_broker_that_does_not_answer_costs_no_slot(
+    channel: Any, settle: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel.connection.event_loop = None
+    channel.basic_qos(0, 1)
+    [tag] = fetch(channel, 1)
+    monkeypatch.setattr(redis.client.Pipeline, "execute", frozen)
+    with pytest.raises(redis.TimeoutError):
+        settle(channel, tag)
+    assert channel.qos.can_consume()
+
+
+def frozen(*_: Any, **__: Any) -> None:
+    raise redis.TimeoutError("Timeout reading from socket")
