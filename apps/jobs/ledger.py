@@ -248,7 +248,8 @@ def next_due(queues: Iterable[str]) -> float | None:
 # --- Worker -----------------------------------------------------------------------------------------------------------
 
 # A claim, and an end that is a transaction by itself, need not wait for the disk: if PostgreSQL crashes in that moment
-# it forgets them, and the job runs again, as after any crash. What others rely on is never hurried like this: not a
+# it forgets them, and the job runs again, as after any crash; of two attempts that then have the same token, the first
+# to end writes the end. What others rely on is never hurried like this: not a
 # job's acceptance, and not the work of a transaction around (the setting then is what it was).
 WITHOUT_WAITING = """
     (SELECT set_config(

@@ -16,6 +16,7 @@ Follow one job: `apply_async` → `ledger.record` → `Relay.publish_due` → `b
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import wraps
@@ -328,7 +329,8 @@ class JobTask(celery.Task):
         if again:
             # `self.retry()` without an error has none to keep.
             failure = Failure.of(exc).masked(self._secrets()) if exc else None
-            connections.patiently(lambda: ledger.retry(job_id_of(task_id), self.request.token, again, failure))
+            with suppress(ledger.LeaseLost):  # whoever holds the job now will end it
+                connections.patiently(lambda: ledger.retry(job_id_of(task_id), self.request.token, again, failure))
             self.request.again = None  # a task's own `on_retry` may call this one again
 
     def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:

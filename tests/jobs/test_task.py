@@ -19,11 +19,11 @@ from django.test import override_settings
 from django.utils import timezone
 from kombu.utils.json import dumps
 
-from apps.jobs import backpressure
+from apps.jobs import backpressure, ledger
 from apps.jobs.ids import job_id_of
 from apps.jobs.models import DeadLetter, Job
 from apps.jobs.task import JobTask
-from tasks.lab import lab_add, lab_fail, lab_nothing, lab_secret, lab_total
+from tasks.lab import lab_add, lab_fail, lab_flaky, lab_nothing, lab_secret, lab_total
 from tests.jobs.bench import Bench
 from tests.nobody import NOBODY
 
@@ -376,6 +376,22 @@ def test_the_last_retry_leaves_a_dead_letter_with_the_error_itself(bench: Bench)
     letter = bench.letter(result)
     assert (letter.kind, letter.exception, letter.message) == ("exhausted", "Unreachable", "nobody there")
     assert (letter.attempts, len(job_of(result).errors)) == (2, 2)
+
+
+def test_an_attempt_whose_lease_is_lost_when_it_would_retry_does_not_bury_the_next_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a crash of PostgreSQL both may have the same token: only that the retry was refused tells them apart."""
+
+    def refuse(job_id: UUID, *_: Any) -> None:
+        raise ledger.LeaseLost(f"Job {job_id} is no longer ours.")
+
+    result = lab_flaky.delay(failures=1)
+    [message] = bench.send()
+    monkeypatch.setattr(ledger, "retry", refuse)
+    bench.deliver(message)
+    assert bench.job(result).state == Job.State.RUNNING
+    assert not DeadLetter.objects.exists()
 
 
 def test_a_retry_may_change_its_arguments_and_its_queue(bench: Bench) -> None:
