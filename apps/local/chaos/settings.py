@@ -15,6 +15,8 @@ JOBS_LEASE = timedelta(seconds=4)
 JOBS_RESCUE_EVERY = timedelta(seconds=1)
 JOBS_SENT_TIMEOUT = timedelta(seconds=60)
 JOBS_SHUTDOWN_GRACE = timedelta(seconds=5)
+# In a long run an innocent job may meet many: PostgreSQL alone is restarted more often than once in half a minute.
+JOBS_SPARE_CRASHES = 5
 JOBS_UNKNOWN_TASK_GRACE = timedelta(seconds=5)
 JOBS_UNKNOWN_TASK_EVERY = timedelta(seconds=2)
 

@@ -72,10 +72,12 @@ class World:
         return self.valkey.client()
 
     def running_on(self, *workers: str) -> int:
-        """How many jobs these workers are running. None, if nobody can say."""
+        """How many jobs these workers are running; those of an earlier process of theirs do not count. 0, if nobody can
+        say.
+        """
         query = """
-            SELECT count(*) FROM jobs_job JOIN jobs_worker ON jobs_worker.id = worker_id
-            WHERE state = 'running' AND name = ANY(%s)
+            SELECT count(*) FROM jobs_job WHERE state = 'running' AND worker_id IN (
+                SELECT DISTINCT ON (name) id FROM jobs_worker WHERE name = ANY(%s) ORDER BY name, started_at DESC)
         """
         with suppress(psycopg.Error):
             return int(self.witness.value(query, [f"{worker}@chaos" for worker in workers]))

@@ -105,18 +105,23 @@ def _push_again(world: World, messages: list[dict[str, Any]]) -> None:
 
 @fault("every kind of malformed message", resource="broker", seconds=12)
 def send_malformed(world: World, choice: float) -> Course:
-    """The broker is left in peace until all of them are settled: a wiped broker may lose what is in no ledger."""
+    """They are the next to be fetched, and the broker is left in peace until all of them are: what is in no ledger, a
+    wiped broker may lose.
+    """
     kinds = Random(choice).sample(sorted(malformed.KINDS), len(malformed.KINDS))
+    markers: list[str] = []
     with world.broker() as client:
         for kind in kinds:
             item, message = malformed.malformed(kind)
-            client.lpush("default", item)
+            client.rpush("default", item)
             world.journal.bad_message(message)
-    settled = until(lambda: _is_empty(world), 30)
+            markers.append(message.marker)
+    settled = until(lambda: not _holds_any(world, markers), 30)
     while not settled():
         yield 0.5
     return Hit(len(kinds), "messages")
 
 
-def _is_empty(world: World) -> bool:
-    return world.in_broker() == 0
+def _holds_any(world: World, markers: list[str]) -> bool:
+    messages = world.messages()
+    return any(marker in message for marker in markers for message in messages)
