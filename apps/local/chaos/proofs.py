@@ -28,8 +28,6 @@ PROOFS = {
     ),
     "claim": Proof(("messages duplicated",), "a job ends once, and moves only along the arrows"),
     "letters": Proof(("segfaults",), "dead jobs and their letters are the same set"),
-    "reconnecting": Proof(("broker restarted", "broker killed"), "no process ended by itself", seconds=40),
-    "watch": Proof(("broker wiped",), "no job is still live, and no lease is held", drain=15),
     "atomicity": Proof(("worker frozen",), "an atomic job has its effect once, under its last token", seconds=40),
     "messages": Proof(("every kind of malformed",), "a malformed message became one letter, or one end"),
 }

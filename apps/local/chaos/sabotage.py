@@ -10,11 +10,9 @@ from functools import wraps
 from typing import Any
 from uuid import UUID, uuid4
 
-from celery.worker.consumer import Consumer
 from django.db import connection
 
 from apps.jobs import ledger
-from apps.jobs.broker import BrokerWatch
 from apps.jobs.consumer import JobConsumer
 from apps.jobs.models import Job
 from apps.jobs.relay import Relay
@@ -98,20 +96,6 @@ def _new_intent(charge: Charge, *_: Any, **__: Any) -> Intent:
     return intent
 
 
-def without_reconnecting() -> None:
-    """A worker whose broker restarts meets Celery's own error."""
-    JobConsumer.on_connection_error_after_connected = Consumer.on_connection_error_after_connected  # type: ignore[method-assign]
-
-
-def without_watching_the_broker() -> None:
-    """A broker is taken for one that never forgets: no mark, no empty queues, no time-out."""
-    BrokerWatch.resend_lost = _none_lost  # type: ignore[assignment,method-assign]
-
-
-def _none_lost(_watch: BrokerWatch) -> int:
-    return 0
-
-
 def without_atomicity() -> None:
     """The row of a job's effect is committed by itself, and not with the job's end."""
     tasks.effect.atomic = False
@@ -132,8 +116,6 @@ SAFEGUARDS: dict[str, Callable[[], None]] = {
     "idempotency": without_idempotency,
     "claim": without_claim,
     "letters": without_letters,
-    "reconnecting": without_reconnecting,
-    "watch": without_watching_the_broker,
     "atomicity": without_atomicity,
     "messages": without_letters_for_messages,
 }
