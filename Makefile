@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check tour chaos brokers bench
+.PHONY: help demo test check tour chaos brokers bench lock
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,3 +27,6 @@ brokers: ## run the same tests on Redis, RabbitMQ, SQS and PostgreSQL, and print
 
 bench: ## measure how fast jobs are recorded, sent and run
 	@$(PYTHON) manage.py bench
+
+lock: ## write requirements.lock anew after a change in pyproject.toml
+	@.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-header pyproject.toml --output-file requirements.lock

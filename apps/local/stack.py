@@ -24,9 +24,9 @@ from config.broker import broker_of
 # Where a person would look first; each is stepped around when it is busy.
 WEB_PORT, FLOWER_PORT, MOTO_PORT, SANDBOX_PORT, MAIL_PORT = 8000, 5555, 5050, 8787, 8825
 
-FIRST = ("moto", "sandbox", "web")
-# Flower complains about what it cannot reach yet, and the simulator would only make the workers' start slower.
-LAST = ("flower", "simulator")
+# A start of Python costs most of a second of a core: first what shows a page, then what runs a job, then the others.
+# Flower, too, comes late, because it complains about what it cannot reach yet.
+FIRST, SECOND = {"moto", "web"}, {"relay", "sandbox", "worker"}
 
 # A slow laptop under load: far past what is usual, and short of a person's patience.
 PATIENCE = 120
@@ -65,11 +65,12 @@ class Stack:
         self.supervisor.start(line for line in lines if line.name in FIRST)
         self.run("prepare")
         self.say("database", "ready")
-        self.supervisor.start(line for line in lines if line.name not in FIRST + LAST)
         self._wait("web", self.serves_pages)
         self.say("web", f"serves {self.url}")
+        self.supervisor.start(line for line in lines if line.name in SECOND)
         self._wait("worker", lambda: self.has_worker_since(began))
-        self.supervisor.start(line for line in lines if line.name in LAST and (simulator or line.name != "simulator"))
+        others = (line for line in lines if line.name not in FIRST | SECOND)
+        self.supervisor.start(line for line in others if simulator or line.name != "simulator")
 
     def lines(self) -> list[procfile.Line]:
         """Flower lives on events, which not every broker carries."""

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,38 @@ def test_what_went_wrong_is_said_in_one_sentence(case: str, tmp_path: Path) -> N
     log = tmp_path / "install.log"
     log.write_text(OUTPUTS[case])
     assert installer.explain(log).startswith(SENTENCES[case])
+
+
+@pytest.mark.parametrize("rest", ["", "vine==5.1.0 --hash=sha256:bb\n"])
+def test_uv_is_fetched_in_the_release_and_with_the_hashes_of_the_lock_file(
+    rest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def with_pip(lock: Path, *_: object, **__: object) -> bool:
+        asked.append(lock.read_text())
+        return True
+
+    monkeypatch.setattr(installer, "with_pip", with_pip)
+    lock, pinned = tmp_path / "requirements.lock", "uv==0.13.9 \\\n    --hash=sha256:aa\n    # via nightshift\n"
+    lock.write_text(f"urllib3==2.8.0 --hash=sha256:cc\n{pinned}{rest}")
+    assert installer.fetch_uv(lock, tmp_path / "python", tmp_path / "log") == tmp_path / "uv"
+    assert asked == [pinned]
+
+
+def test_without_uv_pip_installs_the_lock_file_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+
+    def with_pip(lock: Path, *_: object, **__: object) -> bool:
+        asked.append(lock)
+        return True
+
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(installer, "with_pip", with_pip)
+    lock = tmp_path / "requirements.lock"
+    lock.write_text("six==1.17.0\n")
+    installer.install(lock, tmp_path / "python", log=tmp_path / "log" / "install.log")
+    assert asked == [lock]
 
 
 def test_a_missing_lock_file_is_said_in_one_sentence(checkout: Path) -> None:
