@@ -28,5 +28,5 @@ brokers: ## run the same tests on Redis, RabbitMQ, SQS and PostgreSQL, and print
 bench: ## measure how fast jobs are recorded, sent and run
 	@$(PYTHON) manage.py bench
 
-lock: ## write requirements.lock anew after a change in pyproject.toml
+lock: # write requirements.lock anew after a change in pyproject.toml
 	@.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-header pyproject.toml --output-file requirements.lock

@@ -17,6 +17,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
+from functools import cache
 from itertools import chain
 from typing import Any
 from uuid import UUID
@@ -60,7 +61,6 @@ class NewJob:
     replay_of: UUID | None = None
 
 
-# In the order of the statements below.
 NEW_JOB_FIELDS = [field.name for field in fields(NewJob)]
 
 
@@ -81,16 +81,27 @@ COLUMNS = """
     unique_key, unique_until, unique_expires_at, owner_id, parent_id, root_id, replay_of
 """
 
-# A notification wakes a relay, so it is only sent for what is due before the relay's next poll.
-RECORD_ONE = f"""
-    INSERT INTO jobs_job ({COLUMNS})
-    VALUES (
-        %s, %s, %s::jsonb, %s::jsonb, %s::jsonb, %s, %s, %s,
-        coalesce(%s::timestamptz, statement_timestamp() + %s::float * interval '1 second'), %s,
-        %s, %s, statement_timestamp() + %s::float * interval '1 second', %s, %s, %s, %s)
-    ON CONFLICT DO NOTHING
-    RETURNING id, CASE WHEN run_at < statement_timestamp() + interval '1 second' THEN pg_notify('{CHANNEL}', '') END
-"""
+# Fields that are not simply a column of their name.
+FROM_NOW = "statement_timestamp() + %s::float * interval '1 second'"
+COLUMN_AND_VALUE = {name: (name, "%s::jsonb") for name in ("args", "kwargs", "options")} | {
+    "delay": ("run_at", FROM_NOW),
+    "unique_for": ("unique_expires_at", FROM_NOW),
+}
+
+
+@cache
+def record_one(given: tuple[str, ...]) -> str:
+    """The INSERT for a job with these fields: each one more costs, and most jobs have seven of them.
+
+    A notification wakes a relay, so it is only sent for what is due before the relay's next poll.
+    """
+    columns, values = zip(*(COLUMN_AND_VALUE.get(name, (name, "%s")) for name in given), strict=True)
+    return f"""
+        INSERT INTO jobs_job ({", ".join(columns)}) VALUES ({", ".join(values)})
+        ON CONFLICT DO NOTHING
+        RETURNING id, CASE WHEN run_at < statement_timestamp() + interval '1 second' THEN pg_notify('{CHANNEL}', '') END
+    """
+
 
 RECORD_MANY = f"""
     WITH made AS (
@@ -126,24 +137,30 @@ def record(jobs: Sequence[NewJob]) -> list[Recorded]:
 
 def _insert(jobs: Sequence[NewJob]) -> set[UUID]:
     if len(jobs) == 1:
-        made = sql.run(RECORD_ONE, _as_row(jobs[0]))
+        row = _as_row(jobs[0])
+        made = sql.run(record_one(tuple(row)), list(row.values()))
     else:
         made = sql.run(RECORD_MANY, [dumps([_as_object(job) for job in jobs])])
     return {row[0] for row in made}
 
 
-def _as_row(job: NewJob) -> list[Any]:
-    """In the order of the placeholders; arguments in Celery's own dialect of JSON."""
-    row = {name: getattr(job, name) for name in NEW_JOB_FIELDS}
+def _as_row(job: NewJob) -> dict[str, Any]:
+    """What the job has; the table's defaults are for the rest. Arguments in Celery's own dialect of JSON."""
+    row = _given(job)
+    if "run_at" in row:
+        row.pop("delay", None)
     for name in ("args", "kwargs", "options"):
         row[name] = dumps(row[name])
-    row["delay"] = row["delay"] or 0.0
-    return list(row.values())
+    return row
+
+
+def _given(job: NewJob) -> dict[str, Any]:
+    return {name: value for name in NEW_JOB_FIELDS if (value := getattr(job, name)) is not None}
 
 
 def _as_object(job: NewJob) -> dict[str, Any]:
     """The same as one JSON object, in which times and ids are plain text for PostgreSQL to read."""
-    row = {name: value for name in NEW_JOB_FIELDS if (value := getattr(job, name)) is not None}
+    row = _given(job)
     for name in ("id", "parent_id", "root_id", "replay_of", "run_at", "expires_at"):
         if name in row:
             row[name] = str(row[name])

@@ -33,9 +33,11 @@ def carried(options: Mapping[str, Any], asked_by: origin.Origin) -> dict[str, An
 
 def aware(eta: datetime | str | None, app: celery.Celery) -> datetime | None:
     """As Celery does: a time without a zone is in the app's own (UTC here)."""
+    if eta is None:
+        return None
     eta = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
     zone: tzinfo = app.timezone
-    return eta.replace(tzinfo=zone) if eta is not None and eta.tzinfo is None else eta
+    return eta.replace(tzinfo=zone) if eta.tzinfo is None else eta
 
 
 def expiry(expires: datetime | str | float | None, app: celery.Celery) -> datetime | None:

@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, TypeVar
 from uuid import UUID
 
 import celery
 from celery import current_task
+from celery.app.routes import MapRoute, Router
 from celery.exceptions import Ignore, Reject
 from celery.result import AsyncResult
 
@@ -226,8 +227,10 @@ class JobTask(celery.Task):
         asked = {name: options[name] for name in ("queue", "exchange", "routing_key") if options.get(name)}
         if "queue" not in asked and asked.get("routing_key") in self.app.amqp.queues:
             return str(asked["routing_key"])  # a retry names its queue by the message it came with
-        route = self.app.amqp.router.route(asked, self.name, args, kwargs, self)
-        return str(route["queue"].name)
+        router = self.app.amqp.router
+        if asked or not all(isinstance(route, MapRoute) for route in router.routes):
+            return str(router.route(asked, self.name, args, kwargs, self)["queue"].name)
+        return _queue_by_name(router, self.name)
 
     def _lineage(self, options: Mapping[str, Any]) -> tuple[UUID | None, UUID | None]:
         """Parent and root: as canvas says, else the job that is running here."""
@@ -238,7 +241,8 @@ class JobTask(celery.Task):
         return parent and job_id_of(parent), root and job_id_of(root)
 
     def _is_own_id(self, job_id: UUID) -> bool:
-        request = current_task.request if current_task else None
+        running = self.app.current_task
+        request = running.request if running is not None else None
         return request is not None and request.get("token") is not None and job_id_of(request.id) == job_id
 
     def _result(self, recorded: ledger.Recorded) -> AsyncResult:
@@ -396,6 +400,12 @@ class JobTask(celery.Task):
     def progress(self, done: int, total: int | None, note: str = "") -> None:
         """Report how far, where there is no list of items to go through."""
         Progress.of(self.request).report(done, total, note)
+
+
+@cache
+def _queue_by_name(router: Router, task: str) -> str:
+    """Of a router that knows nothing but names. To ask it takes longer than to write the job's row."""
+    return str(router.route({}, task)["queue"].name)
 
 
 def _after(ours: Callable[..., None], theirs: Callable[..., None]) -> Callable[..., None]:

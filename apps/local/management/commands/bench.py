@@ -32,7 +32,7 @@ class Command(BaseCommand):
         parser.add_argument("--without-peers", action="store_true", help="no other systems, which takes half the time")
         parser.add_argument("--only", choices=("jobs", "growth", "pages"), help="a part of it alone")
         parser.add_argument(
-            "--soak", type=float, metavar="MINUTES", help="nothing but so many minutes at 70 % of the rate, with sizes"
+            "--soak", type=float, metavar="MINUTES", help="nothing but so many minutes at 70 %% of the rate, with sizes"
         )
         parser.add_argument("--write", action="store_true", help="put the figures into the documents")
 
