@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 # How long after a job's end its message may still count as unacknowledged. At most so much comes twice after a kill.
 ACKNOWLEDGE_WITHIN = 0.02
 # How long a worker that has work in hand waits between two claims, for more of its jobs to end: else each that ends is
-# a claim of one. What is fetched ahead lasts ten times as long (`apps.jobs.ahead`).
-GATHER = 0.005
+# a claim of one. What is fetched ahead lasts five times as long (`apps.jobs.ahead`).
+GATHER = 0.01
 # How soon a worker of green threads sees that one of them is free (seconds).
 LOOK_AGAIN = 0.01
 # For a consumer without a prefetch limit: a reply that is read in a few milliseconds.
