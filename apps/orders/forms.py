@@ -21,7 +21,7 @@ class LineForm(forms.Form):
 class PlaceOrderForm(forms.Form):
     """`lines` in the cleaned data maps each sku to its quantity. The fields `sku` and `quantity` come once a line."""
 
-    customer = forms.ModelChoiceField(Customer.objects.select_related("user"))
+    customer = forms.ModelChoiceField(Customer.objects.select_related("user"), empty_label="—")
     # Made with the page: the same page sent twice, by an impatient finger or a proxy, is the same order.
     request_key = forms.CharField(max_length=64, widget=forms.HiddenInput, initial=lambda: str(uuid4()))
 

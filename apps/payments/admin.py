@@ -16,16 +16,7 @@ class MoneyAdmin(RecordAdmin):
 
 @admin.register(Charge)
 class ChargeAdmin(MoneyAdmin):
-    list_display = (
-        "order",
-        "number",
-        "amount",
-        "status",
-        "decline_code",
-        "payment_intent",
-        "recorded_at",
-        "settled_at",
-    )
+    list_display = ("order", "number", "amount", "status", "decline_code", "recorded_at", "settled_at")
     list_filter = ("status", "historic", "currency", "recorded_at")
     search_fields = ("order__number", "payment_intent", "order__customer__user__username")
     list_select_related = ("order",)
@@ -42,7 +33,7 @@ class RefundAdmin(MoneyAdmin):
 
 @admin.register(WebhookEvent)
 class WebhookEventAdmin(MoneyAdmin):
-    list_display = ("event_id", "type", "payment_intent", "outcome", "created_at", "received_at")
+    list_display = ("event_id", "type", "outcome", "received_at")
     list_filter = ("type", "received_at")
     search_fields = ("event_id", "payment_intent", "outcome")
     date_hierarchy = "received_at"

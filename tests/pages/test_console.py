@@ -109,7 +109,7 @@ def test_a_queue_is_paused_with_a_reason_and_resumed(open_page: Callable[..., Pa
     low.get_by_role("link", name="Pause…").click()
     expect(page.get_by_label("Queue")).to_have_value("low")
     page.get_by_label("Reason").fill("The supplier moves house.")
-    page.get_by_role("button", name="Save", exact=True).click()
+    page.get_by_role("button", name="Pause", exact=True).click()
     expect(low).to_contain_text("The supplier moves house.")
     assert QueuePause.objects.get().queue == "low"
     low.get_by_role("button", name="Resume").click()

@@ -57,6 +57,10 @@ class QueueAdmin(admin.ModelAdmin[QueuePause]):
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return self._may_pause(request)
 
+    def get_model_perms(self, request: HttpRequest) -> dict[str, bool]:
+        """For the menu, in which "Add" beside "Queues" would promise a new queue."""
+        return {**super().get_model_perms(request), "add": False}
+
     def get_fields(self, request: HttpRequest, obj: QueuePause | None = None) -> tuple[str, ...]:
         return ("queue", "reason", "until", *(self.readonly_fields if obj else ()))
 

@@ -33,6 +33,7 @@ admin.site.unregister(PeriodicTask)
 
 @admin.register(PeriodicTask)
 class ScheduleAdmin(PeriodicTaskAdmin):
+    change_form_template = "admin/django_celery_beat/periodictask/change_form.html"
     inlines = (SchedulePolicyInline,)
     list_display = ("name", "task", "enabled", "scheduler", "last_run", "last_outcome", "next_run")
     list_filter = ("enabled", "one_off")
