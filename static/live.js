@@ -53,6 +53,7 @@ export async function watch(look, trouble, quick = QUICK) {
 export function listen(url, told, trouble, poll) {
   let source = null;
   let timer = 0;
+  let heard = false;
   const close = () => { clearTimeout(timer); source?.close(); source = null; };
   const stop = () => { close(); document.removeEventListener("visibilitychange", look); };
   const giveUp = () => { stop(); poll(); };
@@ -63,13 +64,14 @@ export function listen(url, told, trouble, poll) {
     timer = setTimeout(giveUp, FIRST_EVENT);
     source.onerror = () => {
       clearTimeout(timer);
-      if (source?.readyState === EventSource.CLOSED) giveUp();
+      if (!heard || source?.readyState === EventSource.CLOSED) giveUp();
       else trouble(true, LOST);
     };
     source.addEventListener("again", () => { close(); look(); });  // the server ends every stream after a while
     for (const [name, tell] of Object.entries(told)) {
       source.addEventListener(name, (event) => {
         clearTimeout(timer);
+        heard = true;
         trouble(false);
         if (tell(event.data) === "end") stop();
       });

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from apps.jobs.models import Job, QueueMinute
 
@@ -30,11 +30,17 @@ def board(open_page: Callable[..., Page], ada: User) -> Page:
     return page
 
 
-@pytest.mark.parametrize("streams", [True, False], ids=["by a stream", "by asking"])
-def test_it_changes_without_a_reload(open_page: Callable[..., Page], ada: User, *, streams: bool) -> None:
+STREAMS: dict[str, Callable[[Route], None]] = {
+    "a stream": lambda route: route.continue_(),
+    "refused": lambda route: route.fulfill(status=503),
+    "cut": lambda route: route.abort(),
+}
+
+
+@pytest.mark.parametrize("streams", STREAMS)
+def test_it_changes_without_a_reload(open_page: Callable[..., Page], ada: User, streams: str) -> None:
     page = open_page(ada)
-    if not streams:
-        page.route("**/events/**", lambda route: route.fulfill(status=503))
+    page.route("**/events/**", STREAMS[streams])
     page.goto("/jobs/")
     expect(figure(page, "Waiting")).to_have_text("0")
     expect(page.locator(".plot canvas").first).to_be_visible()
