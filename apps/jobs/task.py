@@ -404,7 +404,7 @@ class JobTask(celery.Task):
 
 @cache
 def _queue_by_name(router: Router, task: str) -> str:
-    """Of a router that knows nothing but names. To ask it takes longer than to write the job's row."""
+    """Of a router that knows nothing but names, and so always gives the same answer."""
     return str(router.route({}, task)["queue"].name)
 
 
