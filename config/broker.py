@@ -20,8 +20,8 @@ GIVEN_UP = "nightshift.given-up"
 # visibility time-outs of a job that runs, or waits behind another, for as long as any may.
 DELIVERY_LIMIT = 20
 
-# What a killed worker had fetched but not started comes back after this many seconds. It may be short: no countdown
-# waits in the broker, and the claim drops the second message of a job that runs for longer.
+# What a killed worker had fetched and not acknowledged comes back after this many seconds. It may be short: a worker on
+# Redis that lives says so (`apps.jobs.transport`), and the claim drops the second message of a durable job in any case.
 VISIBILITY_SECONDS = 60
 
 KNOWN = "Known are redis://, rediss://, sentinel://, amqp://, amqps://, sqs:// and pgmq://."

@@ -12,8 +12,8 @@ FORM = "application/x-www-form-urlencoded"
 class RefusalsMiddleware:
     """Django's 405 is an empty page. Who presses a button after a session has ended signs in, and lands on one.
 
-    No text in PostgreSQL holds a NUL, and the admin's filters hand one on. A form in another encoding is refused by
-    Django, whose page for developers then reads it again.
+    No text in PostgreSQL holds a NUL, and addresses, the admin's filters and sessions' cookies hand one on. A form in
+    another encoding is refused by Django, whose page for developers then reads it again.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
@@ -29,8 +29,8 @@ class RefusalsMiddleware:
 
 
 def _holds_nul(request: HttpRequest) -> bool:
-    query = request.META.get("QUERY_STRING", "")
-    return "%00" in query or "\0" in query
+    texts = (request.META.get("QUERY_STRING", ""), request.path_info, *request.COOKIES.values())
+    return any("%00" in text or "\0" in text for text in texts)
 
 
 def _is_foreign_form(request: HttpRequest) -> bool:

@@ -4,11 +4,19 @@ import pytest
 from django.test import Client
 
 
-@pytest.mark.parametrize("address", ["/admin/orders/order/?status__exact=%00", "/login/?next=%00"])
+@pytest.mark.parametrize(
+    "address", ["/admin/orders/order/?status__exact=%00", "/login/?next=%00", "/admin/jobs/queuepause/%00/change/"]
+)
 def test_an_address_with_a_nul_in_it_is_a_400(admin_client: Client, address: str) -> None:
     response = admin_client.get(address)
     assert response.status_code == 400
     assert "made no sense" in response.text
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("address", ["/login/", "/health/ready"])
+def test_a_cookie_with_a_nul_in_it_is_a_400(client: Client, address: str) -> None:
+    assert client.get(address, headers={"cookie": 'sessionid="\\000aaaaaaaa"'}).status_code == 400
 
 
 @pytest.mark.django_db

@@ -93,8 +93,14 @@ def _bury_given_up(memory: Memory) -> None:
 
 
 def database_clock() -> tuple[datetime, str]:
-    """Now, by the clock that `sent_at` is written by, and since when this run of PostgreSQL is up."""
+    """Now, by the clock that `sent_at` is written by, and which run of PostgreSQL this is.
+
+    When one of its processes is killed, PostgreSQL starts all of them anew and forgets like after a crash, but for the
+    time of its own start. It forgets its statistics too, and notes when.
+    """
     with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp(), pg_postmaster_start_time()::text")
-        now, up_since = cursor.fetchone()
-    return now, up_since
+        cursor.execute(
+            "SELECT clock_timestamp(), concat_ws(' ', pg_postmaster_start_time(), stats_reset) FROM pg_stat_bgwriter"
+        )
+        now, run = cursor.fetchone()
+    return now, run

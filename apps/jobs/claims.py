@@ -103,14 +103,14 @@ def waiting() -> list["JobRequest"]:
 
 def hand_back(requests: Iterable["JobRequest"]) -> None:
     """running → queued, without having been started. If the database is away, the leases run out."""
-    ids: list[UUID] = []
+    attempts: dict[UUID, int | None] = {}
     for request in requests:
         request.forgo()
-        ids.append(request.job_id)
-    if not ids:
+        attempts[request.job_id] = request.token
+    if not attempts:
         return
     try:
-        rescue.release(lease.worker_id(), ids)
+        rescue.release(lease.worker_id(), attempts)
     except connections.LOST as exc:
-        logger.warning("%d jobs could not be handed back: %s", len(ids), str(exc).strip())
+        logger.warning("%d jobs could not be handed back: %s", len(attempts), str(exc).strip())
         connection.close()

@@ -409,14 +409,18 @@ WITH_ERRORS = """
 
 
 def retry(job_id: UUID, token: int, again: NewJob, failure: Failure | None) -> None:
-    """running → queued, as the task asked by `self.retry` or `self.replace`. The error is kept in the job's list."""
-    with connection.cursor() as cursor:
+    """running → queued, as the task asked by `self.retry` or `self.replace`. The error is kept in the job's list.
+
+    → cancelled, if somebody wished so meanwhile: the body had no checkpoint to see it at.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
             f"""
             UPDATE jobs_job
             SET {LET_GO}, snoozed_since = NULL, task = %s, args = %s::jsonb, kwargs = %s::jsonb, options = %s::jsonb,
                 queue = %s, priority = %s, retries = %s, {WITH_ERRORS}
             WHERE id = %s AND token = %s AND state = 'running'
+            RETURNING cancel_requested
             """,
             [
                 _seconds_until_due(again),
@@ -433,7 +437,11 @@ def retry(job_id: UUID, token: int, again: NewJob, failure: Failure | None) -> N
             ],
         )
         _expect_one(cursor, job_id, token)
-        wake_relay(cursor)
+        [cancel_requested] = cursor.fetchone()
+        if cancel_requested:
+            cancel(job_id)
+        else:
+            wake_relay(cursor)
 
 
 def _seconds_until_due(job: NewJob) -> float:
@@ -464,18 +472,21 @@ def make_room(job_id: UUID, token: int) -> None:
 def snooze(job_id: UUID, token: int, seconds: float) -> None:
     """running → queued in `seconds`. It costs no retry, and the attempt is not counted.
 
-    → dead, if the job has done nothing else for `JOBS_SNOOZE_LIMIT`: "later" for ever is no end.
+    → cancelled, if somebody wished so meanwhile. → dead, if the job has done nothing else for `JOBS_SNOOZE_LIMIT`:
+    "later" for ever is no end.
     """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
             f"UPDATE jobs_job SET {LET_GO}, attempts = attempts - 1,"
             " snoozed_since = coalesce(snoozed_since, clock_timestamp())"
-            " WHERE id = %s AND token = %s AND state = 'running' RETURNING snoozed_since",
+            " WHERE id = %s AND token = %s AND state = 'running' RETURNING snoozed_since, cancel_requested",
             [seconds, job_id, token],
         )
         _expect_one(cursor, job_id, token)
-        [since] = cursor.fetchone()
-        if timezone.now() - since > settings.JOBS_SNOOZE_LIMIT:
+        since, cancel_requested = cursor.fetchone()
+        if cancel_requested:
+            cancel(job_id)
+        elif timezone.now() - since > settings.JOBS_SNOOZE_LIMIT:
             bury(job_id, None, Failure.snoozed_since(since))
         else:
             wake_relay(cursor)

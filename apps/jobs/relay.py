@@ -53,6 +53,7 @@ class Relay:
         self.app = app
         self.queues = list(queues or settings.JOBS_QUEUES)
         self.watch = BrokerWatch(app)
+        self.leases = rescue.LeaseWatch()
         self.ear = Ear()
         # kombu would go on trying to connect for seconds, and the rows of the batch are locked meanwhile.
         broker = app.connection_for_write(transport_options={"max_retries": 0})
@@ -151,7 +152,7 @@ class Relay:
 
     def rescue(self) -> None:
         """Three ways to lose a job, each found by what it leaves behind: a dead lease, a changed broker, silence."""
-        expired = rescue.hand_on_expired()
+        expired = self.leases.look()
         if expired:
             logger.warning("Handed on %d jobs whose worker is gone", expired)
         lost = self.watch.resend_lost()

@@ -117,6 +117,24 @@ class JobRequest(Request):
         else:
             self._fail(exc_info, exc, send_failed_event, return_ok)
 
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """A process past its hard limit is ended in any case. Its job is only ours to bury if it still runs it.
+
+        After a lease was lost, this same worker may have been given the job anew; Celery knows it by its id alone.
+        """
+        if soft or self.token is None or self._holds_job():
+            super().on_timeout(soft, timeout)
+        else:
+            logger.warning("%s[%s] ran out of time after it had lost its lease", self.name, self.id)
+            state.task_ready(self)
+            self.acknowledge()
+
+    def _holds_job(self) -> bool:
+        try:
+            return connections.patiently(lambda: lease.token_of(self.job_id), PATIENCE) == self.token
+        except connections.LOST:
+            return True  # what then says so waits for the database
+
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name for it
         """Events are what is counted, and what Flower shows: errors and results without the job's secrets."""
         meter.event(self, type, fields)
@@ -136,13 +154,13 @@ class JobRequest(Request):
         """Our own shutdown ended it, uncounted. A broker-only job's message goes back as the connection closes."""
         state.task_ready(self)
         if self._in_ledger():
-            self._tell_ledger(lambda: rescue.release(lease.worker_id(), [self.job_id]))
+            self._tell_ledger(lambda: rescue.release(lease.worker_id(), {self.job_id: self.token}))
             self.acknowledge()
 
     def _child_lost(self, exc: BaseException) -> None:
         state.task_ready(self)
         failure = Failure.worker_lost(f"The process that ran this job was lost: {exc}")
-        self._tell_ledger(lambda: rescue.crashed(job_id_of(self.id), failure, worker_id=lease.worker_id()))
+        self._tell_ledger(lambda: rescue.crashed(self.job_id, failure, lease.worker_id(), self.token))
         self.acknowledge()
         self.send_event("task-retried", exception=repr(exc), traceback="")
 
@@ -156,9 +174,8 @@ class JobRequest(Request):
     def _child_terminated(self) -> None:
         """We ended it ourselves, because someone cancelled the job."""
         state.task_ready(self)
-        job_id = job_id_of(self.id)
         # No claim has the token 0: a job that is no longer ours stays as it is.
-        self._tell_ledger(lambda: ledger.cancelled(job_id, lease.token_of(job_id) or 0))
+        self._tell_ledger(lambda: ledger.cancelled(self.job_id, self.token or lease.token_of(self.job_id) or 0))
         self.acknowledge()
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:

@@ -8,7 +8,8 @@ its token. What happens too often to one job is a dead letter, so that a poison 
 Not guaranteed. A worker that was only taken for dead goes on with its body, beside the next one's, until it next asks.
 """
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -40,18 +41,27 @@ def renew(job_ids: Iterable[UUID], worker_id: UUID) -> list[UUID]:
         return [job_id for job_id, cancel_requested in cursor.fetchall() if cancel_requested]
 
 
-def release(worker_id: UUID, job_ids: Iterable[UUID] | None = None) -> int:
-    """running → queued, uncounted, for a worker that stops in good order or has no process for these jobs."""
-    ids = None if job_ids is None else list(job_ids)
-    with connection.cursor() as cursor:
+def release(worker_id: UUID, attempts: Mapping[UUID, int | None] | None = None) -> int:
+    """running → queued, uncounted, for a worker that stops in good order or has no process for these jobs.
+
+    `attempts`: job → token, None for whichever this worker holds. → cancelled, for those that somebody wished to stop.
+    """
+    ids, tokens = (None, None) if attempts is None else (list(attempts), list(attempts.values()))
+    with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
             f"UPDATE jobs_job SET {ledger.LET_GO}, attempts = attempts - 1"
-            " WHERE worker_id = %s AND state = 'running' AND (%s::uuid[] IS NULL OR id = ANY(%s))",
-            [0, worker_id, ids, ids],
+            " WHERE worker_id = %s AND state = 'running' AND (%s::uuid[] IS NULL OR EXISTS ("
+            "   SELECT 1 FROM unnest(%s::uuid[], %s::int[]) AS ours (job, under)"
+            "   WHERE job = id AND coalesce(under, token) = token))"
+            " RETURNING id, cancel_requested",
+            [0, worker_id, ids, ids, tokens],
         )
-        released: int = cursor.rowcount
+        released = cursor.fetchall()
+        for job_id, cancel_requested in released:
+            if cancel_requested:
+                ledger.cancel(job_id)
         ledger.wake_relay(cursor)
-    return released
+    return len(released)
 
 
 def hand_back_unknown(job_id: UUID) -> None:
@@ -81,17 +91,17 @@ def _defer_unknown(job: Job, errors: list[dict[str, Any]]) -> None:
 def crashed(job_id: UUID, failure: Failure, worker_id: UUID | None = None, token: int | None = None) -> None:
     """running → queued after the worker was lost, or → dead when it has happened too often: a poison job ends.
 
-    Name the worker, if it lost a child; or the token, if the job's own attempt reports. A child may also be lost
-    between its message and its claim: then the job is sent again.
+    Name the worker, if it lost a child; and the token, if it is known: the same worker may have been given the job
+    anew. A child may also be lost between its message and its claim: then the job is sent again.
     """
     with transaction.atomic():
         job = Job.objects.select_for_update().filter(pk=job_id).first()
         if job is None:
             return
-        is_held = job.token == token if worker_id is None else job.worker_id == worker_id
+        is_held = worker_id in (None, job.worker_id) and token in (None, job.token)
         if job.state == Job.State.RUNNING and is_held:
             _count_crash(job, failure)
-        elif job.state == Job.State.SENT and worker_id is not None:
+        elif job.state == Job.State.SENT and token is None:
             _send_again(job)
 
 
@@ -146,6 +156,27 @@ def hand_on_expired(limit: int = 100) -> int:
     for job in expired:
         counts.count("rescued", job.task, job.queue)
     return len(expired)
+
+
+class LeaseWatch:
+    """Hands on what has expired, for a process that looks every few seconds.
+
+    If it could not look for half a lease's time, because the database was cut off, frozen or moved to another host,
+    nobody could renew either. Then the living get one lease's time, as after a restart.
+    """
+
+    def __init__(self) -> None:
+        self.looked_at = time.monotonic()
+        self.patient_until = 0.0
+
+    def look(self) -> int:
+        now, lease = time.monotonic(), settings.JOBS_LEASE.total_seconds()
+        if now - self.looked_at > lease / 2:
+            self.patient_until = now + lease
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")  # also while it is patient: is the database there?
+        self.looked_at = now
+        return hand_on_expired() if now >= self.patient_until else 0
 
 
 def _may_have_begun(job: Job) -> bool:

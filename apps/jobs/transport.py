@@ -8,7 +8,10 @@ Guarantee. A message moves from its queue to `unacked` in one step on the server
 as the worker may have. To wait, a worker pops nothing: the server tells it that a queue has changed. Acknowledgements
 leave in one pipeline, soon. Keys and format are kombu's own, so stock producers and workers mix with this.
 
-Not guaranteed. An item without a delivery tag cannot be noted; it is popped as kombu does, and becomes a dead letter.
+The time-out after which a message counts as lost begins anew for as long as its worker lives, so a job may take longer.
+
+Not guaranteed. A solo worker says nothing while it runs a job: a broker-only one that takes longer than the time-out
+runs twice. An item without a delivery tag cannot be noted; it is popped as kombu does, and becomes a dead letter.
 With `ack_emulation` off, a key prefix, or a server that refuses Lua or client tracking (Redis before 6), messages are
 fetched in kombu's own way.
 """
@@ -40,6 +43,9 @@ ACKNOWLEDGE_WITHIN = 0.02
 GATHER = 0.01
 # How soon a worker of green threads sees that one of them is free (seconds).
 LOOK_AGAIN = 0.01
+# How often in the visibility time-out a worker says that it still works on what it has not acknowledged: a message may
+# wait in it for its `eta`, and a body may take long.
+HOLDS = 3
 # For a consumer without a prefetch limit: a reply that is read in a few milliseconds.
 AT_MOST = 100
 
@@ -144,6 +150,13 @@ class QoS(kombu_redis.QoS):
         if tags:
             with self.pipe_or_acquire() as pipe:
                 pipe.zrem(self.unacked_index_key, *tags).hdel(self.unacked_key, *tags).execute()
+
+    def hold(self) -> None:
+        """Begin the visibility time-out of this channel's messages anew. Who does not say so in time is gone."""
+        held = self._delivered.keys() - self._dirty
+        if held:
+            with suppress(redis.RedisError), self.pipe_or_acquire() as pipe:  # while the broker is away, nobody waits
+                pipe.zadd(self.unacked_index_key, dict.fromkeys(held, time.time()), xx=True).execute()
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         """At the channel's end."""
@@ -340,7 +353,18 @@ class Channel(kombu_redis.Channel):
 
 
 class Poller(kombu_redis.MultiChannelPoller):
+    hold_next = 0.0
+
+    def hold_if_it_is_time(self) -> None:
+        now = time.monotonic()
+        if now < self.hold_next:
+            return
+        for channel in self._channels:
+            channel.qos.hold()
+            self.hold_next = now + channel.visibility_timeout / HOLDS
+
     def on_poll_start(self) -> None:
+        self.hold_if_it_is_time()
         for channel in self._channels:
             channel.ask_again_if_it_is_time()
         super().on_poll_start()  # type: ignore[no-untyped-call]
@@ -354,6 +378,7 @@ class Poller(kombu_redis.MultiChannelPoller):
 
     def get(self, callback: Any, timeout: float | None = None) -> Any:
         """Never longer at once than kombu's BRPOP."""
+        self.hold_if_it_is_time()
         at_most = kombu_redis.Transport.brpop_timeout
         timeout = at_most if timeout is None else min(timeout, at_most)
         has_room = self._wait_for_room(timeout)

@@ -54,6 +54,7 @@ class Vitals:
         self.queues = list(queues)
         self.running: Running | None = None
         self.grace_ends: float | None = None
+        self.leases = rescue.LeaseWatch()
         self.next_renewal = self.next_rescue = 0.0
         self.thread = threading.Thread(target=self._watch, name="vitals", daemon=True)
 
@@ -108,7 +109,7 @@ class Vitals:
             self._renew(running)
             self.next_renewal = now + settings.JOBS_LEASE.total_seconds() / lease.RENEWALS_PER_LEASE
         if now >= self.next_rescue:
-            rescue.hand_on_expired()
+            self.leases.look()
             self.next_rescue = now + settings.JOBS_RESCUE_EVERY.total_seconds()
 
     def _renew(self, running: Running | None) -> None:

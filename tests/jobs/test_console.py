@@ -303,6 +303,32 @@ def test_a_long_act_stops_in_time_and_goes_on_behind_what_was_refused(
     assert press(skip=skip).status_code == 302
 
 
+def test_a_long_act_goes_on_behind_rows_that_look_as_before(admin: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acts, "BATCH", 1)
+    monkeypatch.setattr(acts, "PATIENCE", 2.5)
+    for row in [job(run_at=timezone.now() + timedelta(hours=1)) for _ in range(3)]:
+        choice = {"action": "run_now", "_selected_action": str(row.pk), "select_across": "1"}
+    monkeypatch.setattr(acts, "monotonic", count().__next__)
+    asked = admin.post(reverse(JOBS), confirmed(**choice))
+    assert "Run now 1 job?" in asked.content.decode()
+    monkeypatch.setattr(acts, "monotonic", count().__next__)
+    admin.post(reverse(JOBS), confirmed(**choice, skip=asked.context["form"].initial["skip"]))
+    assert LogEntry.objects.values("object_id").distinct().count() == LogEntry.objects.count() == 3
+
+
+@pytest.mark.parametrize("page", [JOBS, LETTERS])
+def test_what_makes_no_sense_is_a_400_and_no_error_of_the_server(admin: Client, page: str) -> None:
+    chosen = {"action": "cancel" if page == JOBS else "replay", "_selected_action": "x"}
+    assert admin.post(reverse(page), chosen).status_code == 400
+    assert admin.get(reverse(page), {"task__regex": "("}).status_code == 400
+
+
+def test_a_skip_that_no_database_can_count_to_is_asked_again(admin: Client) -> None:
+    choice = {"action": "cancel", "_selected_action": str(job().pk)}
+    assert admin.post(reverse(JOBS), confirmed(**choice, skip=10**20)).status_code == 200
+    assert Job.objects.get().state == "queued"
+
+
 def test_many_are_cancelled_at_once_and_a_chords_part_tells_its_body(admin: Client) -> None:
     waiting, running, over = job(), job(state="running"), job(state="succeeded", finished_at=timezone.now())
     part = job(options={"chord": {"task": "tasks.lab_nothing"}, "group_id": str(uuid4())})
@@ -524,6 +550,17 @@ def test_a_pause_that_would_be_over_already_is_refused(admin: Client) -> None:
     hour_ago = timezone.now() - timedelta(hours=1)
     form = {"queue": "low", "reason": "", "until": f"{hour_ago:%Y-%m-%dT%H:%M}"}
     assert "This is over already" in admin.post(reverse("admin:jobs_queuepause_add"), form).content.decode()
+
+
+def test_a_queue_whose_pause_has_ended_is_paused_again_and_one_that_is_paused_is_not(admin: Client) -> None:
+    QueuePause.objects.create(queue="io", reason="Once.", until=timezone.now() - timedelta(hours=1))
+    form = {"queue": "io", "reason": "Again.", "until": ""}
+    admin.post(reverse("admin:jobs_queuepause_add"), form)
+    pause = QueuePause.objects.get()
+    assert (pause.reason, pause.until) == ("Again.", None)
+    again = admin.post(reverse("admin:jobs_queuepause_add"), {**form, "reason": "And again."})
+    assert "It is paused already." in again.content.decode()
+    assert QueuePause.objects.get().reason == "Again."
 
 
 def test_a_pause_has_the_end_that_was_typed(admin: Client) -> None:

@@ -129,6 +129,21 @@ def test_a_worker_with_work_in_hand_asks_once_for_what_ends_within_a_moment(
         assert sizes == [3, 1]
 
 
+def test_a_message_is_kept_for_as_long_as_its_worker_lives(ours: Connection, valkey: redis.Redis) -> None:
+    """kombu's own time-out runs from the fetch, so what waits for its `eta`, or takes long, comes twice."""
+    publish(ours, "body")
+    with consuming(ours, "a") as fetched:
+        fetched.come(1)
+        [tag] = valkey.zrange("unacked_index", 0, -1)
+        valkey.zadd("unacked_index", {tag: 0})  # long ago
+        fetched.connection.transport.cycle.hold_next = 0.0
+        fetched.no_more()
+        assert valkey.zscore("unacked_index", tag) == pytest.approx(time.time(), abs=60)
+        fetched[0].ack()
+        fetched.channel.qos.hold()
+        assert valkey.zrange("unacked_index", 0, -1) == []
+
+
 def test_a_message_is_noted_before_it_is_delivered(ours: Connection, valkey: redis.Redis) -> None:
     publish(ours, "body")
     with consuming(ours, "a") as fetched:

@@ -50,6 +50,10 @@ MAY_FOLLOW = {
 SESSIONS = st.integers(0, 2)
 
 
+# Two, of which one now and then claims the same job twice in a row: after it had been taken for dead.
+WORKERS = (uuid4(), uuid4())
+
+
 @dataclass(frozen=True)
 class Held:
     """What a worker knows of a job that it claimed, now or long ago."""
@@ -186,7 +190,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def _claim(self, job_id: UUID, stale: int) -> Any:
         row = self.seen.get(job_id, {"retries": 0, "state": "uncommitted"})
-        worker_id = uuid4()
+        worker_id = WORKERS[len(self.claims) % 3 % 2]
         tokens: dict[UUID, int] = {}
         with self._in(self._settled()):
             tokens = ledger.claim({job_id: row["retries"] + stale}, worker_id)
@@ -259,7 +263,7 @@ class LedgerMachine(RuleBasedStateMachine):
         with self._in(self._settled()), one_crash, patch.object(django_settings, "JOBS_LEASE", timedelta(0)):
             match how:
                 case "child":
-                    rescue.crashed(held.job_id, BROKEN, worker_id=held.worker_id)
+                    rescue.crashed(held.job_id, BROKEN, held.worker_id, held.token)
                 case "database":
                     rescue.crashed(held.job_id, BROKEN, token=held.token)
                 case "lease":
@@ -267,7 +271,7 @@ class LedgerMachine(RuleBasedStateMachine):
                     Job.objects.filter(pk=held.job_id, state="running").update(lease_until=an_hour_ago)
                     rescue.hand_on_expired()
                 case "stop":
-                    rescue.release(held.worker_id)
+                    rescue.release(held.worker_id, {held.job_id: held.token})
                 case "renew":
                     rescue.renew([held.job_id], held.worker_id)
 

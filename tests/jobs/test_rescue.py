@@ -7,12 +7,14 @@ from uuid import UUID, uuid4
 
 import pytest
 from celery import shared_task
+from django.conf import settings
 from django.db import OperationalError
 from django.utils import timezone
 
 from apps.jobs import ledger, rescue
 from apps.jobs.backpressure import QueueFull
 from apps.jobs.failures import Failure, Kind
+from apps.jobs.ledger import NewJob
 from apps.jobs.models import DeadLetter, Job, Worker
 from tasks.lab import lab_nothing
 from tests.jobs.bench import LONG_AGO, Bench, claim, record, row
@@ -144,6 +146,50 @@ def test_a_deploy_hands_back_without_counting(db: None) -> None:
     job = row(job_id)
     assert (job.state, job.attempts, job.crashes, job.token) == (Job.State.QUEUED, 0, 0, 1)
     assert row(other).state == Job.State.RUNNING
+
+
+def test_a_worker_that_was_given_a_job_anew_ends_nothing_for_its_own_older_attempt(db: None) -> None:
+    worker = Worker.objects.create(name="w", pid=1, pool="prefork")
+    job_id = record()
+    [old] = ledger.claim({job_id: 0}, worker.pk).values()
+    Job.objects.update(state="sent")  # its lease ran out, and the relay has sent it again
+    [new] = ledger.claim({job_id: 0}, worker.pk).values()
+    rescue.crashed(job_id, BROKEN, worker.pk, old)
+    assert rescue.release(worker.pk, {job_id: old}) == 0
+    job = row(job_id)
+    assert (job.state, job.token, job.crashes) == (Job.State.RUNNING, new, 0)
+    assert rescue.release(worker.pk, {job_id: new}) == 1
+
+
+@pytest.mark.parametrize("how", ["retry", "snooze", "release"])
+def test_a_wish_to_cancel_is_kept_when_the_attempt_ends_without_having_seen_it(db: None, how: str) -> None:
+    worker = Worker.objects.create(name="w", pid=1, pool="prefork")
+    job_id = record()
+    [token] = ledger.claim({job_id: 0}, worker.pk).values()
+    assert ledger.cancel(job_id) == Job.State.RUNNING
+    match how:
+        case "retry":
+            ledger.retry(job_id, token, NewJob(task="t", args=[], kwargs={}, queue="default", delay=60), BROKEN)
+        case "snooze":
+            ledger.snooze(job_id, token, 60)
+        case "release":
+            assert rescue.release(worker.pk) == 1
+    job = row(job_id)
+    assert (job.state, job.finished_at is not None) == (Job.State.CANCELLED, True)
+
+
+def test_who_could_not_look_for_a_while_gives_the_living_a_leases_time(
+    db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database was away, and is now another host that has been up for days."""
+    monkeypatch.setattr(rescue, "hand_on_expired", lambda: 1)
+    lease = settings.JOBS_LEASE.total_seconds()
+    watch = rescue.LeaseWatch()
+    assert watch.look() == 1
+    watch.looked_at -= lease
+    assert [watch.look(), watch.look()] == [0, 0]
+    watch.patient_until -= lease
+    assert watch.look() == 1
 
 
 def test_two_reports_of_one_crash_count_once(db: None) -> None:

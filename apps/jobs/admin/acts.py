@@ -5,7 +5,7 @@ there, it is done. Each batch is a transaction together with its lines in the lo
 done some. One that would take too long stops by itself, and asks whether to go on.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -14,7 +14,7 @@ from uuid import UUID
 from django import forms
 from django.contrib import messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.db import transaction
 from django.db.models import Count, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
@@ -37,11 +37,12 @@ CAUSES_SHOWN = 10
 class AskForm(forms.Form):
     """The moment of the question comes back with the answer: what has come in since was not asked about.
 
-    An answer that goes on with what an earlier one began skips the rows that were refused then: they come first again.
+    An answer that goes on with what an earlier one began skips the rows that it would meet again: those that were
+    refused, and those that are done and look as before, like a job that runs now instead of later.
     """
 
     asked_at = forms.DateTimeField(widget=forms.HiddenInput)
-    skip = forms.IntegerField(widget=forms.HiddenInput, min_value=0, initial=0, required=False)
+    skip = forms.IntegerField(widget=forms.HiddenInput, min_value=0, max_value=10**9, initial=0, required=False)
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class ActingAdmin(RecordAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         if request.method == "POST":
             self._refuse_what_is_not_permitted(request)
+            _refuse_what_is_no_id(request.POST.getlist(ACTION_CHECKBOX_NAME))
         return super().changelist_view(request, extra_context)
 
     def _refuse_what_is_not_permitted(self, request: HttpRequest) -> None:
@@ -194,7 +196,8 @@ class ActingAdmin(RecordAdmin):
         self._say(request, act, done, refused=tried - done)
         if tried == len(ids):
             return redirect(back)
-        again = {**asked, "asked_at": asked["asked_at"].isoformat(), "skip": skip + tried - done}
+        skip += rows.filter(pk__in=ids[:tried]).count()
+        again = {**asked, "asked_at": asked["asked_at"].isoformat(), "skip": skip}
         return self._ask(request, act, rows, act.form(initial=again), back)
 
     def _say(self, request: HttpRequest, act: Act, done: int, refused: int) -> None:
@@ -204,6 +207,14 @@ class ActingAdmin(RecordAdmin):
             self.message_user(request, f"{refused:,} {act.otherwise}", messages.WARNING)
         if not (done or refused):
             self.message_user(request, act.none, messages.WARNING)
+
+
+def _refuse_what_is_no_id(chosen: Iterable[str]) -> None:
+    for pk in chosen:
+        try:
+            UUID(pk)
+        except ValueError:
+            raise BadRequest(f"{pk!r} is no id.") from None
 
 
 def _as_action(act: Act) -> Callable[[ActingAdmin, HttpRequest, "QuerySet[Any]"], HttpResponse]:

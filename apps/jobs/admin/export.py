@@ -86,7 +86,7 @@ def _csv_chunks(letters: "QuerySet[DeadLetter]") -> Iterator[str]:
 def _cell(value: Any) -> Any:
     if isinstance(value, list | dict):
         value = dumps(value)
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+    return f"'{value}" if isinstance(value, str) and value.lstrip(" ").startswith(FORMULA_STARTS) else value
 
 
 def _json_chunks(letters: "QuerySet[DeadLetter]") -> Iterator[str]:

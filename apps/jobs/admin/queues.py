@@ -31,6 +31,12 @@ class QueuePauseForm(forms.ModelForm[QueuePause]):
         model = QueuePause
         fields = ("queue", "reason", "until")
 
+    def validate_unique(self) -> None:
+        """The row of a pause whose end has passed is in nobody's way: pausing writes over it."""
+        pause = QueuePause.objects.filter(pk=self.cleaned_data.get("queue")).first()
+        if self.instance._state.adding and _in_force(pause):
+            self.add_error("queue", "It is paused already.")
+
     def clean_until(self) -> Any:
         until = self.cleaned_data["until"]
         if until and until <= timezone.now():
