@@ -26,6 +26,7 @@ from celery.signals import task_postrun
 from celery.worker import state
 from celery.worker.components import Pool
 from django.conf import settings
+from django.db import Error as DatabaseTrouble
 from django.db import connection
 from django.db.models.functions import Now
 
@@ -119,7 +120,10 @@ class LeaseStep(bootsteps.StartStopStep):
         )
 
     def _beat(self, parent: Any) -> None:
-        """Renew, and say that we live. Without the database there is nothing to renew: try again next time."""
+        """Renew, and say that we live. Without the database there is nothing to renew: try again next time.
+
+        Nor may any other error of its end this: while a deploy migrates a table, code may be newer than its columns.
+        """
         try:
             connections.refresh()
             for job_id in renew_leases():
@@ -127,7 +131,7 @@ class LeaseStep(bootsteps.StartStopStep):
             Worker.objects.filter(pk=_this.id).update(
                 heartbeat_at=Now(), busy=len(state.active_requests), size=parent.pool.num_processes
             )
-        except connections.LOST as exc:
+        except DatabaseTrouble as exc:
             logger.warning("Leases were not renewed: %s", str(exc).strip())
             connection.close()
 

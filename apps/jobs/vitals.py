@@ -25,6 +25,7 @@ from uuid import UUID
 
 from celery.exceptions import TimeLimitExceeded
 from django.conf import settings
+from django.db import Error as DatabaseTrouble
 from django.db import connection
 from django.db.models.functions import Now
 
@@ -93,7 +94,7 @@ class Vitals:
         while True:
             try:
                 self.look()
-            except connections.LOST as exc:
+            except DatabaseTrouble as exc:  # whatever it is, the next renewal must come
                 logger.warning("Leases were not renewed: %s", str(exc).strip())
                 connection.close()
             time.sleep(TICK)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 from celery.worker import state
-from django.db import OperationalError
+from django.db import OperationalError, ProgrammingError
 
 from apps.jobs import lease, ledger, rescue
 from apps.jobs.lease import LeaseStep
@@ -91,11 +91,16 @@ def test_a_request_of_a_stranger_does_not_end_the_renewals(bench: Bench, step: L
     assert job.lease_until.year > 2024
 
 
+@pytest.mark.parametrize("trouble", [OperationalError("connection refused"), ProgrammingError("no such column")])
 def test_a_beat_without_a_database_is_only_missed(
-    step: LeaseStep, parent: Mock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    step: LeaseStep,
+    parent: Mock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    trouble: Exception,
 ) -> None:
     closed = Mock()
-    monkeypatch.setattr(lease, "renew_leases", _away)
+    monkeypatch.setattr(lease, "renew_leases", Mock(side_effect=trouble))
     monkeypatch.setattr("apps.jobs.lease.connection.close", closed)
     step._beat(parent)
     assert "Leases were not renewed" in caplog.text
