@@ -134,6 +134,9 @@ def test_the_relay_lags_when_a_due_job_of_an_open_queue_was_not_handed_on() -> N
     assert levels().relay_lag >= 60
     queues.pause("high")
     assert levels().relay_lag == 0
+    queues.resume("high")
+    Worker.objects.create(name="work-1@here", pid=1, pool="work", queues=["high"])  # it asks the ledger itself
+    assert levels().relay_lag == 0
 
 
 def test_a_visitor_signs_in_and_a_stranger_is_refused(client: Client) -> None:

@@ -232,6 +232,8 @@ class TestReady:
         answer = admin_client.get("/health/ready")
         assert answer.status_code == 503
         assert [reason["what"] for reason in answer.json()["reasons"]] == ["broker"]
+        worker(pool="work")
+        assert admin_client.get("/health/ready").status_code == 200
 
     def test_not_before_the_migrations(self, admin_client: Client) -> None:
         latest = MigrationRecorder.Migration.objects.filter(app="jobs").order_by("-name")[0]

@@ -1,4 +1,7 @@
-"""Can this process serve? The database, its migrations, and the broker, each asked with little patience."""
+"""Can this process serve? The database, its migrations, and the broker, each asked with little patience.
+
+A broker is only asked for where a worker waits for its messages.
+"""
 
 from collections.abc import Iterator
 
@@ -8,6 +11,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from apps.jobs import connections
+from apps.jobs.health import pulling
 from apps.jobs.health.reasons import Reason
 
 # A broker that does not answer within a second does not answer soon enough.
@@ -40,6 +44,8 @@ def _missing_migrations() -> Iterator[Reason]:
 
 
 def _absent_broker() -> Iterator[Reason]:
+    if pulling.all_pull(pulling.live_workers()):
+        return
     patience = {"socket_timeout": BROKER_TIMEOUT, "socket_connect_timeout": BROKER_TIMEOUT}
     with current_app.connection_for_write(connect_timeout=BROKER_TIMEOUT, transport_options=patience) as broker:
         try:

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
-from apps.jobs import pull
+from apps.jobs.health import pulling
 from apps.jobs.health.reasons import Reason
 from apps.jobs.ledger import PAUSED
 from apps.jobs.models import Heartbeat, Worker
@@ -157,6 +157,6 @@ def _silent_processes(needed: list[Heartbeat.Process], now: datetime) -> Iterato
 
 def _needed(workers: list[Worker]) -> list[Heartbeat.Process]:
     """Workers that take their jobs straight from the ledger need no relay."""
-    if workers and all(worker.pool == pull.POOL for worker in workers):
+    if pulling.all_pull(workers):
         return [Heartbeat.Process.BEAT]
     return [Heartbeat.Process.BEAT, Heartbeat.Process.RELAY]

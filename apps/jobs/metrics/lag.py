@@ -1,8 +1,8 @@
 """The relay's lag: is there a relay, and does it keep up?"""
 
-from django.conf import settings
 from django.db import connection
 
+from apps.jobs.health.pulling import relayed_queues
 from apps.jobs.ledger import PAUSED, WINDOW
 
 # Due, in a queue that is open; one whose window is full waits for its workers, not for the relay.
@@ -21,6 +21,6 @@ RELAY_LAG = f"""
 def relay_lag() -> float:
     """Since when (seconds) a job has been due that no relay has handed on; 0 if there is none."""
     with connection.cursor() as cursor:
-        cursor.execute(RELAY_LAG, [list(settings.JOBS_QUEUES)])
+        cursor.execute(RELAY_LAG, [relayed_queues()])
         lag: float | None = cursor.fetchone()[0]
     return lag or 0.0
