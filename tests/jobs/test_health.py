@@ -233,6 +233,7 @@ class TestReady:
         assert answer.status_code == 503
         assert [reason["what"] for reason in answer.json()["reasons"]] == ["broker"]
         worker(pool="work")
+        cache.clear()
         assert admin_client.get("/health/ready").status_code == 200
 
     def test_not_before_the_migrations(self, admin_client: Client) -> None:
