@@ -5,9 +5,8 @@ starts, or starts early.
 
 Guarantee. The count is a row, lowered in the transaction that ends a part, so each part counts once; the last one
 starts the body in that same transaction. If a part dies, the body is a dead letter that names the part, and what it
-asked for by `link_error` starts. A chord, like a group, is started in one transaction: half of one cannot exist.
-
-Not guaranteed. The parts are one INSERT each, not one for all.
+asked for by `link_error` starts. A chord, like a group, is started in one transaction, its parts by one INSERT: half of
+one cannot exist.
 """
 
 from collections.abc import Callable
@@ -34,7 +33,9 @@ def _whole(start: Callable[..., Any]) -> Callable[..., Any]:
     def start_whole(self: Signature, *args: Any, **kwargs: Any) -> Any:
         if isinstance(self, group) and _needs_no_ledger(self):
             return start(self, *args, **kwargs)
-        with transaction.atomic():
+        from apps.jobs import ledger  # which needs this module
+
+        with transaction.atomic(), ledger.together():
             return start(self, *args, **kwargs)
 
     return start_whole

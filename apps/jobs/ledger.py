@@ -14,7 +14,9 @@ What brings a job back whose worker is gone is in `apps.jobs.rescue`. `docs/life
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import cache
@@ -125,12 +127,38 @@ RECORD_MANY = f"""
 """
 
 
+_gathered: ContextVar[list[NewJob] | None] = ContextVar("gathered", default=None)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What is recorded meanwhile is written in one statement at the end, for a caller in a transaction.
+
+    But for a job with a unique key, in whose place there may be another.
+    """
+    if _gathered.get() is not None:
+        yield
+        return
+    jobs: list[NewJob] = []
+    outside = _gathered.set(jobs)
+    try:
+        yield
+    finally:
+        _gathered.reset(outside)
+    if jobs:
+        record(jobs)
+
+
 def record(jobs: Sequence[NewJob]) -> list[Recorded]:
     """Write jobs in the caller's transaction, in one round trip.
 
     A second time with the same id, or with a unique key that a live job holds, writes nothing and returns the job
     that is there.
     """
+    gathered = _gathered.get()
+    if gathered is not None and not any(job.unique_key for job in jobs):
+        gathered += jobs
+        return [Recorded(job.id, True) for job in jobs]
     made = _insert(jobs)
     return [Recorded(job.id, True) if job.id in made else _existing(job) for job in jobs]
 

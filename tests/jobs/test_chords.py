@@ -1,8 +1,9 @@
 """Chains, groups and chords: Celery's own canvas, counted by the ledger."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import pytest
 from celery import chain, chord, group, shared_task, states
@@ -10,6 +11,7 @@ from celery.result import AsyncResult
 from django.db import OperationalError
 
 from apps.jobs import ledger
+from apps.jobs.ledger import NewJob
 from apps.jobs.models import Chord, DeadLetter, Job
 from apps.jobs.task import JobTask
 from tasks.lab import lab_add, lab_fail, lab_nothing_broker_only, lab_total
@@ -167,6 +169,34 @@ def test_the_body_of_a_chord_that_died_tells_whoever_waits(bench: Bench) -> None
     bench.run_all()
     with pytest.raises(Exception, match="lab_fail"):
         AsyncResult(result.id).get()
+
+
+@pytest.mark.parametrize("start", [group, lambda parts: chord(parts, lab_total.s())], ids=["group", "chord"])
+def test_parts_are_recorded_in_one_statement(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, start: Callable[..., Any]
+) -> None:
+    statements: list[int] = []
+    insert = ledger._insert
+
+    def counted(jobs: Sequence[NewJob]) -> set[UUID]:
+        statements.append(len(jobs))
+        return insert(jobs)
+
+    monkeypatch.setattr(ledger, "_insert", counted)
+    later = lab_add.s(7, 0).set(countdown=3600)
+    start([*ONE_TO_FIVE, chain(lab_add.s(6, 0), lab_add.s(0)), later]).apply_async()
+    assert statements == [7]
+    assert Job.objects.filter(run_at__gt=Job.objects.earliest("run_at").created_at).count() == 1
+
+
+def test_a_part_that_is_unique_and_there_already_is_not_recorded_again(bench: Bench) -> None:
+    @shared_task(name="tests.unique_part", base=JobTask, unique=("x",))
+    def unique_part(x: int) -> None:
+        pass
+
+    unique_part.delay(1)
+    group(unique_part.s(1), unique_part.s(2), lab_add.s(1, 1)).apply_async()
+    assert Job.objects.count() == 3
 
 
 @pytest.mark.parametrize("whole", [lambda: chord(ONE_TO_FIVE, lab_total.s()), lambda: group(ONE_TO_FIVE)])
