@@ -1,9 +1,12 @@
 """What processes that have nothing to do cost."""
 
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 from apps.local.children import family_of
 from bench import stamps
@@ -20,6 +23,7 @@ class Idle:
     name: str
     cpu: float  # per cent of a core
     memory: float  # megabytes; what two processes share counts half for each
+    started: float | None = None  # milliseconds after its commit, the median of jobs asked for one at a time
 
 
 def measure(sides: Mapping[str, Side], sizes: Sizes, logs: Path) -> list[Idle]:
@@ -32,6 +36,27 @@ def measure(sides: Mapping[str, Side], sizes: Sizes, logs: Path) -> list[Idle]:
         groups = {"plain Celery's worker": plain, "Nightshift's worker": [worker], "its relay": [relay]}
         time.sleep(min(SETTLE, sizes.idle_seconds))
         return look(groups, sizes.idle_seconds)
+
+
+def measure_peers(sides: Sequence[Side], sizes: Sizes, logs: Path) -> list[Idle]:
+    """All at once, since none of them does anything; then each is asked for a few jobs."""
+    forget_everything()
+    with ExitStack() as stack:
+        up = {side.name: stack.enter_context(working(side, logs)) for side in sides}
+        for side in sides:
+            side.fill([("stamp", 1)])
+        for _ in sides:
+            stamps.wait_for_stamp()
+        time.sleep(min(SETTLE, sizes.idle_seconds))
+        found = {each.name: each for each in look(up, sizes.idle_seconds)}
+        return [replace(found[side.name], started=_median_start(side, sizes.started // 4)) for side in sides]
+
+
+def _median_start(side: Side, jobs: int) -> float | None:
+    try:
+        return median(side.starts(jobs)) if side.starts and jobs else None
+    except subprocess.CalledProcessError:  # its log says why; a release of theirs must not cost the table
+        return None
 
 
 def look(groups: Mapping[str, Sequence[int]], seconds: float) -> list[Idle]:

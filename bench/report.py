@@ -14,6 +14,7 @@ from bench.latency import p99
 from bench.limit import Limits
 from bench.sides import BASE, BROKER_ONLY, DURABLE, MAY_LOSE, SOLO, UNSENT, Side
 
+WORKERS = {"plain Celery": BASE, "Nightshift": DURABLE}
 MEASURES = ("one", "many", "nothing", "write")
 
 
@@ -181,9 +182,15 @@ def asked_elsewhere(found: Mapping[str, Sequence[float]], base: Figures) -> str:
     return table(("asking for one durable job", "ratio"), rows)
 
 
-def idle_table(found: Sequence[Idle]) -> str:
-    rows = [[each.name, f"{each.cpu:.1f} %", f"{each.memory:,.0f} MB"] for each in found]
-    return table(("with nothing to do", "of a core", "memory"), rows)
+def idle_table(own: Sequence[Idle], started: Mapping[str, Sequence[float]], peers: Sequence[Idle]) -> str:
+    medians = {f"{name}'s worker": median(started[side]) for name, side in WORKERS.items()}
+    found = [*(replace(each, started=medians.get(each.name)) for each in own), *peers]
+    rows = [[each.name, f"{each.cpu:.1f} %", f"{each.memory:,.0f} MB", as_milliseconds(each.started)] for each in found]
+    return table(("with nothing to do", "of a core", "memory", "commit → start, p50"), rows)
+
+
+def as_milliseconds(figure: float | None) -> str:
+    return "–" if figure is None else f"{figure:,.1f} ms"
 
 
 def growth_table(found: dict[str, list[GrowthRates]], ended: int, waiting: int) -> str:

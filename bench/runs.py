@@ -27,16 +27,18 @@ class Run:
         self.own = {side.name: side for side in own_sides()}
 
     def jobs(self) -> None:
-        sides: list[Side] = [*self.own.values(), *(peers.peers() if self.with_peers else [])]
+        others = peers.peers() if self.with_peers else []
+        sides: list[Side] = [*self.own.values(), *others]
         asked = enqueue.measure(sides, self.sizes)
         elsewhere = enqueue.without_waiting_for_the_disk(self.sizes)
         limits = limit.measure(self.sizes)
         idling = idle.measure(self.own, self.sizes, self.logs)
+        idling_peers = idle.measure_peers(others, self.sizes, self.logs)
         started = latency.measure(self.own, self.sizes, self.logs)
         drained = drain.measure(sides, self.sizes, self.logs)
         found = report.figures(sides, asked, drained)
         self.rounds |= {"asked": asked, "elsewhere": elsewhere, "limits": limits, "started": started}
-        self.rounds |= {"idle": idling, "drained": drained}
+        self.rounds |= {"idle": [*idling, *idling_peers], "drained": drained}
         targets = report.targets(found, started[DURABLE])
         self.figures |= {
             "targets": report.targets_table(targets),
@@ -45,7 +47,7 @@ class Run:
             "disk": report.asked_elsewhere(elsewhere, found[BASE]),
             "relay": report.relay_line(limits),
             "carries": report.carries(found, limits),
-            "idle": report.idle_table(idling),
+            "idle": report.idle_table(idling, started, idling_peers),
         }
         if self.with_peers:
             self.chart = report.chart(found)

@@ -48,6 +48,7 @@ class Side:
     rates: jobs a second that are asked for, so many one by one and so many together; None if another side's are the
     same.
     share: of the jobs that the others are given, for those that are much slower or faster.
+    starts: after how many milliseconds so many jobs started, asked for one at a time on an idle worker.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Side:
     workers: Sequence[Sequence[str]]
     environment: Mapping[str, str] = field(default_factory=dict)
     share: float = 1.0
+    starts: Callable[[int], list[float]] | None = None
 
 
 @contextmanager
