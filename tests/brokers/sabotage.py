@@ -49,7 +49,7 @@ def write_no_letters() -> None:
 def claim_what_is_taken() -> None:
     """Whatever its state; and whatever it has been tried, since each claim of a row raises no retries."""
     ledger.CLAIM = ledger.CLAIM.replace(
-        "(state = 'sent' OR state = 'queued' AND run_at <= statement_timestamp())", "run_at <= statement_timestamp()"
+        "CASE state WHEN 'sent' THEN true WHEN 'queued' THEN run_at <= statement_timestamp() ELSE false END", "true"
     )
 
 
