@@ -39,18 +39,18 @@ def record(journal: Journal, wish: Callable[[], list[Promise]], *, change_mind: 
         connection.close()
         # Past the last statement only the commit was left, and its answer did not come.
         if done and not change_mind:
-            journal.doubt(promises)
+            journal.doubt(_new(promises))
         return []
     if change_mind:
-        journal.roll_back(_new(promises))
+        journal.roll_back([promise.job_id for promise in _new(promises)])
         return []
     journal.accept(promises)
     return promises
 
 
-def _new(promises: list[Promise]) -> list[str]:
+def _new(promises: list[Promise]) -> list[Promise]:
     """A sync may have been given the job of an earlier transaction, which stays."""
-    return [promise.job_id for promise in promises if promise.task != "sync_to_external_api"]
+    return [promise for promise in promises if promise.task != "sync_to_external_api"]
 
 
 @dataclass
