@@ -25,6 +25,12 @@ from apps.jobs.failures import Failure
 logger = logging.getLogger(__name__)
 
 
+# Now, by the clock that `sent_at` is written by, and which run of PostgreSQL this is. When one of its processes is
+# killed, it starts all of them anew and forgets like after a crash, and only the time of its own start stays what it
+# was. Its statistics are forgotten, too, and it notes when.
+CLOCK = "SELECT clock_timestamp(), concat_ws(' ', pg_postmaster_start_time(), stats_reset) FROM pg_stat_bgwriter"
+
+
 class BrokerWatch:
     def __init__(self, app: Celery) -> None:
         self.app = app
@@ -93,14 +99,8 @@ def _bury_given_up(memory: Memory) -> None:
 
 
 def database_clock() -> tuple[datetime, str]:
-    """Now, by the clock that `sent_at` is written by, and which run of PostgreSQL this is.
-
-    When one of its processes is killed, PostgreSQL starts all of them anew and forgets like after a crash, but for the
-    time of its own start. It forgets its statistics too, and notes when.
-    """
+    """Now, and the name of this run of PostgreSQL."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT clock_timestamp(), concat_ws(' ', pg_postmaster_start_time(), stats_reset) FROM pg_stat_bgwriter"
-        )
+        cursor.execute(CLOCK)
         now, run = cursor.fetchone()
     return now, run

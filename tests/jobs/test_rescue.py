@@ -11,11 +11,12 @@ from django.conf import settings
 from django.db import OperationalError
 from django.utils import timezone
 
-from apps.jobs import ledger, rescue
+from apps.jobs import lease, ledger, rescue
 from apps.jobs.backpressure import QueueFull
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.ledger import NewJob
 from apps.jobs.models import DeadLetter, Job, Worker
+from apps.jobs.request import JobRequest
 from tasks.lab import lab_nothing
 from tests.jobs.bench import LONG_AGO, Bench, claim, record, row
 from tests.jobs.sessions import Session
@@ -159,6 +160,25 @@ def test_a_worker_that_was_given_a_job_anew_ends_nothing_for_its_own_older_attem
     job = row(job_id)
     assert (job.state, job.token, job.crashes) == (Job.State.RUNNING, new, 0)
     assert rescue.release(worker.pk, {job_id: new}) == 1
+
+
+@pytest.mark.parametrize("is_given_anew", [False, True])
+def test_a_time_limit_buries_the_attempt_that_it_struck_and_no_later_one(
+    db: None, monkeypatch: pytest.MonkeyPatch, *, is_given_anew: bool
+) -> None:
+    struck: list[Any] = []
+    monkeypatch.setattr("celery.worker.request.Request.on_timeout", lambda *_: struck.append("buried"))
+    monkeypatch.setattr("celery.worker.request.Request.acknowledge", lambda _: struck.append("acknowledged"))
+    monkeypatch.setattr("celery.worker.request.Request.name", "t")
+    job_id = record()
+    [token] = ledger.claim({job_id: 0}, lease.worker_id()).values()
+    request = JobRequest.__new__(JobRequest)
+    request.id, request._request_dict = str(job_id), {"token": token, "ledger": True}
+    if is_given_anew:
+        Job.objects.update(state="sent")
+        ledger.claim({job_id: 0}, lease.worker_id())
+    request.on_timeout(soft=False, timeout=1.0)
+    assert struck == (["acknowledged"] if is_given_anew else ["buried"])
 
 
 @pytest.mark.parametrize("how", ["retry", "snooze", "release"])

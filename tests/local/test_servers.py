@@ -1,4 +1,5 @@
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 import redis
 
+from apps.jobs.broker import CLOCK
 from apps.local import children
 from apps.local.places import ROOT
 from apps.local.ports import free_port
@@ -58,6 +60,22 @@ def test_a_suspended_postgres_accepts_connections_and_answers_none(postgres: Pos
         psycopg.connect(postgres.url(), connect_timeout=2)
     postgres.resume()
     assert run(postgres, "SELECT 1") == [(1,)]
+
+
+def test_postgres_runs_anew_when_one_of_its_processes_was_killed(postgres: PostgresServer) -> None:
+    """Which its own start time does not say; the relay's mark in the broker has to."""
+    before = run(postgres, CLOCK)[0][1]
+    assert run(postgres, CLOCK)[0][1] == before
+    with psycopg.connect(postgres.url()) as victim:
+        os.kill(victim.info.backend_pid, signal.SIGKILL)
+
+    def is_back() -> bool:
+        try:
+            return run(postgres, CLOCK)[0][1] != before
+        except psycopg.OperationalError:
+            return False
+
+    assert wait_for(is_back, 30)
 
 
 def test_postgres_wants_the_password(postgres: PostgresServer) -> None:

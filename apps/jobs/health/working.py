@@ -33,7 +33,7 @@ NAMED = 5
 
 def troubles(now: datetime | None = None) -> list[Reason]:
     now = now or timezone.now()
-    workers = list(Worker.objects.filter(stopped_at=None, heartbeat_at__gt=now - settings.JOBS_LEASE))
+    workers = pulling.live_workers(now)
     backlogs = _backlogs()
     return [
         *_unread_queues(workers),
