@@ -4,6 +4,7 @@ from typing import Any, NoReturn
 
 from flask import Blueprint, Response, abort, jsonify, make_response, request
 
+from apps.sandbox.client import HEADER
 from apps.sandbox.faults import Fault
 from apps.sandbox.store import Store
 from apps.sandbox.stripe import charges_by_order
@@ -13,8 +14,6 @@ from apps.sandbox.world import world
 control = Blueprint("control", __name__)
 
 LOOPBACK = ("127.0.0.1", "::1")
-# A page of another site cannot send this header without asking first, and nobody here answers such a question.
-HEADER = "X-Sandbox-Control"
 
 
 @control.before_request

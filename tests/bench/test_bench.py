@@ -1,4 +1,7 @@
-"""The bench itself: that it runs from end to end, and that it judges figures rightly."""
+"""The bench itself: that it runs from end to end, and that it judges figures rightly.
+
+All of it is two minutes of starting and stopping processes, so that is run for who asks for it.
+"""
 
 import json
 import os
@@ -12,6 +15,8 @@ from django.conf import settings
 from bench.console import Page
 from bench.growth import Rates, kept
 from bench.rounds import alternate
+
+whole = pytest.mark.skipif("BENCH" not in os.environ, reason="BENCH=quick")
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +39,7 @@ def run(*options: str) -> str:
     return done.stdout
 
 
+@whole
 def test_a_quick_run_measures_everything_on_servers_of_its_own(quick_run: tuple[str, dict[str, object]]) -> None:
     printed, _ = quick_run
     for measured in (
@@ -44,6 +50,7 @@ def test_a_quick_run_measures_everything_on_servers_of_its_own(quick_run: tuple[
     assert "fsync on, synchronous_commit on" in printed
 
 
+@whole
 def test_the_file_holds_every_round_and_the_machine(quick_run: tuple[str, dict[str, object]]) -> None:
     _, written = quick_run
     assert {"machine", "asked", "drained", "started", "idle", "limits", "growth", "pages"} <= set(written)
@@ -62,6 +69,7 @@ def test_only_the_pages_are_measured_for_who_asks_for_them() -> None:
     assert "no-op" not in printed
 
 
+@whole
 def test_a_soak_prints_the_sizes_of_processes_and_tables() -> None:
     printed = run("--quick", "--soak", "0.05")
     assert "autovacuum" in printed

@@ -11,7 +11,7 @@ from apps.local.places import ROOT
 
 # Most of what the slow tests do is wait for real processes, so there are more of these than small machines have cores.
 # A file stays together: what its tests share is started once.
-SIDE_BY_SIDE = ("--numprocesses=3", "--dist=loadfile", "--no-loadscope-reorder")
+SIDE_BY_SIDE = ("--numprocesses=4", "--dist=loadfile", "--no-loadscope-reorder")
 
 
 class Command(BaseCommand):
