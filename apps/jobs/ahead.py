@@ -2,6 +2,8 @@
 
 Batches need more than one job at a time; but a job that waits here behind a long one could run elsewhere. So a worker
 fetches ahead what its pool does in a moment, judged by how long its last jobs took; where they take long, nothing.
+
+Not guaranteed. A long job that comes among short ones surprises; `apps.jobs.claims` hands back what then waits for it.
 """
 
 import math

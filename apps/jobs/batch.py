@@ -1,4 +1,9 @@
-"""Things that a worker's main process gathers for a moment, to write them to the ledger in one statement."""
+"""Things that a worker's main process gathers for a moment, to write them to the ledger in one statement.
+
+Guarantee. What was added is written, however long the database is away; in the order in which it came.
+
+Not guaranteed. It is in memory until then: a worker that is killed has written nothing of it.
+"""
 
 import logging
 import math

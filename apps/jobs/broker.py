@@ -8,6 +8,10 @@ the safe side. What each kind of broker can tell stands in `apps.jobs.brokers`.
    crash may have forgotten the last claims, whose messages are gone.
 2. The queue is empty and nothing is unacknowledged, but the ledger has jobs that were sent a while ago.
 3. A job was sent longer than `JOBS_SENT_TIMEOUT` ago.
+
+Guarantee. A job whose message is gone is sent again, at the latest by the third rule.
+
+Not guaranteed. A broker-only job that the broker lost: nobody else knows of it.
 """
 
 import logging

@@ -5,6 +5,8 @@ any hook of Celery's: the worker exits or reconnects, and the message is lost or
 
 Guarantee. Such an item becomes an envelope of the type `UNREADABLE`, with what was in the queue as its body. The
 consumer makes a dead letter of it.
+
+Not guaranteed. More than that it arrives: whose job it was is not known any more.
 """
 
 import base64

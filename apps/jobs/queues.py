@@ -2,6 +2,8 @@
 
 A paused queue's jobs stay queued in the ledger. Nothing is revoked: the relay sends no more of them, and a message
 that was on its way is put back by the worker that receives it.
+
+Not guaranteed. A pause stops no job that runs already, and no broker-only one.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,11 @@
 """What the worker's main process does about a job whose child cannot: it was killed, or it ran out of time.
 
 Celery's documented hook for that is a task's `Request` class.
+
+Guarantee. A job whose process was lost is queued again, or dead with a letter, before its message is acknowledged; a
+broker-only job's message is kept until its letter is written. A job that is no longer this worker's is left alone.
+
+Not guaranteed. While the ledger is away for longer than `PATIENCE`, a job of the ledger waits for its lease to run out.
 """
 
 import logging

@@ -7,7 +7,8 @@ for the call itself. Everything that shows arguments shows `***`; errors, events
 they are kept (`apps.jobs.redaction`).
 
 Not guaranteed. Whoever has SECRET_KEY can decrypt them. A key that was changed makes waiting jobs unreadable, unless
-the old one stands in SECRET_KEY_FALLBACKS.
+the old one stands in SECRET_KEY_FALLBACKS. A result is kept as the task returned it. A secret of fewer than four
+characters stays in an error's text.
 """
 
 import base64
@@ -108,8 +109,9 @@ def _open_if_possible(value: dict[str, str]) -> Any:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The value as text, and each value in it."""
-    yield str(value)
+    """The value as text, and each value in it; also as an error writes it that quotes what it was given."""
+    text = str(value)
+    yield from (text, repr(text)[1:-1], dumps(text)[1:-1])
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     for item in inner:
         yield from _texts(item)

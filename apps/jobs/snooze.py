@@ -1,6 +1,8 @@
 """Snooze: a job that says "not now, come back later".
 
 A planned delay is not an error: it costs no retry, is no failure in any count, and no worker waits.
+
+Not guaranteed. For ever: a job that has only snoozed for `JOBS_SNOOZE_LIMIT` is dead.
 """
 
 from celery.exceptions import Ignore

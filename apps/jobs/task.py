@@ -9,8 +9,8 @@ and eager mode are Celery's own.
 Not guaranteed. `durable=False` is plain Celery: quick, and lost with the broker. Its failures still become dead
 letters.
 
-Follow one job: `apply_async` → `ledger.record` → `Relay.publish_due` → `before_start` → `Attempt.run` →
-`ledger.succeed`.
+Follow one job: `apply_async` → `ledger.record` → `Relay.publish_due` → `claims.Claims` → `JobTask.__call__` →
+`Attempt.run` → `endings.write_soon` (docs/lifecycle.md has each stop).
 """
 
 import inspect

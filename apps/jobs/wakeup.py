@@ -2,6 +2,8 @@
 
 LISTEN has a connection of its own, on which nothing else is asked: a notification that arrives together with another
 query's answer would sit unseen in the client's buffer until the next poll.
+
+Not guaranteed. A notification of the moment in which the connection is made anew is missed, so whoever waits polls too.
 """
 
 from typing import Any

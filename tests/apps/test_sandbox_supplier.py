@@ -8,8 +8,7 @@ import requests
 from django.conf import settings
 
 from apps.sandbox.allowance import Allowance
-from apps.sandbox.client import Sandbox
-from apps.sandbox.client import HEADER
+from apps.sandbox.client import HEADER, Sandbox
 from apps.sandbox.testing import running_sandbox
 
 LAMP = {"name": "Desk lamp", "price_minor": 4900}

@@ -17,8 +17,7 @@ from django.http import Http404
 from django.test import RequestFactory, override_settings
 from django.urls import reverse
 
-from apps.sandbox.client import Sandbox
-from apps.sandbox.client import HEADER
+from apps.sandbox.client import HEADER, Sandbox
 from apps.sandbox.faults import Fault, Mode, Switchboard
 from apps.sandbox.testing import running_sandbox
 from apps.sandbox.views import switches

@@ -11,6 +11,7 @@ from celery import chain, chord, group, shared_task
 from apps.jobs import dead_letters, sensitive
 from apps.jobs.failures import Failure
 from apps.jobs.models import Chord, DeadLetter, Job
+from apps.jobs.redaction import redact
 from apps.jobs.task import JobTask
 from tasks.lab import lab_fail, lab_nothing, lab_secret
 from tests.jobs.bench import Bench
@@ -188,6 +189,13 @@ def test_sealing_twice_is_sealing_once() -> None:
 )
 def test_what_is_sealed_is_shown_as_stars(value: Any, shown: Any) -> None:
     assert sensitive.mask(value) == shown
+
+
+def test_a_secret_is_found_as_an_error_quotes_it() -> None:
+    secret = 'it\'s\n"ünsafe"'
+    found = sensitive.secrets_in(sensitive.seal({"token": secret}, ["token"]))
+    for text in (repr(KeyError(secret)), repr({"token": secret}), json.dumps({"token": secret})):
+        assert "nsafe" not in redact(text, found)
 
 
 def test_a_short_secret_does_not_mask_half_the_error() -> None:

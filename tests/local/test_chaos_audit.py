@@ -160,6 +160,14 @@ def lose_a_tick(evidence: Evidence) -> None:
     evidence.ticks = Ticks(["tick"], frozenset({"tick"}), 2)
 
 
+def skip_most_ticks(evidence: Evidence) -> None:
+    evidence.ticks = Ticks(["tick"], frozenset({"tick", "next", "last"}), 1)
+
+
+def let_beat_fall_silent(evidence: Evidence) -> None:
+    evidence.ticks = Ticks(["tick"], frozenset({"tick"}), 1, silent=60)
+
+
 def fall_silent(evidence: Evidence) -> None:
     evidence.silent_workers.append("worker-a (default)")
 
@@ -200,6 +208,8 @@ BREAKAGES: dict[Breakage, str] = {
     leave_a_message: "no message is left in the broker",
     run_a_tick_twice: "each tick of the schedule ran once",
     lose_a_tick: "each tick of the schedule ran once",
+    skip_most_ticks: "each tick of the schedule ran once",
+    let_beat_fall_silent: "each tick of the schedule ran once",
     fall_silent: "every worker takes jobs again",
     crash: "no process ended by itself",
     wait_for_a_frozen_broker: "no request noticed that the broker was frozen",

@@ -15,6 +15,8 @@ from apps.local.chaos.producer import Producers
 from apps.local.chaos.world import World
 
 LOOP = 0.05
+# A strike that met nothing shows nothing: another one had taken away what it needed. It is made so often in all.
+TRIES = 3
 PROGRESS_EVERY = 10.0
 
 
@@ -85,6 +87,14 @@ class Attack:
         self.under_way.remove(underway)
         window = Window(underway.strike.fault, underway.began, time.time())
         self.landed.append(Landed(underway.strike, hit, window))
+        tries = [each for each in self.landed if each.strike == underway.strike]
+        if underway.strike.fault in self.untried() and len(tries) < TRIES:
+            self.waiting.append(underway.strike)
+
+    def untried(self) -> set[str]:
+        """The faults that have met nothing so far."""
+        met = {landed.strike.fault for landed in self.landed if landed.hit and landed.hit.number}
+        return {landed.strike.fault for landed in self.landed} - met
 
     def _tell(self) -> None:
         live: object = "?"

@@ -26,6 +26,9 @@ LEGAL = {
 }
 # A request that meets a frozen broker must not wait for it at all; this is what a busy machine may add.
 PATIENCE_OF_A_CUSTOMER = 5.0
+# Ticks in which no beat or no database is there are skipped, as the schedule's rule says; most are not such.
+LEAST_TICKS = 0.4
+LONGEST_SILENCE = 30.0
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,15 @@ class Window:
 
 @dataclass(frozen=True)
 class Ticks:
-    """A schedule's runs by job id, the ids that its ticks give their jobs, and how many runs beat has noted."""
+    """A schedule's runs by job id, the ids that its ticks give their jobs, and how many runs beat has noted.
+
+    silent: from the last run to the end of the faults, in seconds.
+    """
 
     runs: list[str] = field(default_factory=list)
     possible: frozenset[str] = frozenset()
     noted: int = 0
+    silent: float = 0.0
 
 
 @dataclass
@@ -247,6 +254,10 @@ def leftovers(evidence: Evidence) -> Iterator[tuple[str, str]]:
 @check("each tick of the schedule ran once")
 def ticks(evidence: Evidence) -> Iterator[tuple[str, str]]:
     found = evidence.ticks
+    if len(found.runs) < len(found.possible) * LEAST_TICKS:
+        yield "schedule", f"it ran {len(found.runs)} times, of {len(found.possible)} ticks"
+    if found.silent > LONGEST_SILENCE:
+        yield "schedule", f"in the last {found.silent:.0f} s it did not run"
     for run in found.runs:
         if run not in found.possible:
             yield run, "it ran for a time at which there is no tick"

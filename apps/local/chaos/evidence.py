@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, timedelta
+from math import inf
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -39,17 +40,18 @@ def gather(world: World, windows: list[Window], silent_workers: list[str]) -> Ev
         orders=ask(ORDERS),
         charges=_charges(world),
         messages_left=world.messages(),
-        ticks=_ticks(world),
+        ticks=_ticks(world, max(window.ended for window in windows)),
         silent_workers=silent_workers,
         exits=world.fleet.exits,
         windows=windows,
     )
 
 
-def _ticks(world: World) -> Ticks:
+def _ticks(world: World, ended: float) -> Ticks:
     [schedule] = world.witness.rows(SCHEDULE)
     runs = [row["id"] for row in world.witness.rows(RUNS)]
-    return Ticks(runs, frozenset(_possible_ids(schedule)), schedule["total_run_count"])
+    silent = ended - schedule["last_run_at"].timestamp() if schedule["last_run_at"] else inf
+    return Ticks(runs, frozenset(_possible_ids(schedule)), schedule["total_run_count"], silent)
 
 
 def _possible_ids(schedule: dict[str, Any]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Promise:
-    """A job that was accepted, and the end that it must come to: `succeeded` or `dead`."""
+    """A job that was accepted, and the end that it must come to: `succeeded`, `dead` or `cancelled`."""
 
     job_id: str
     task: str

@@ -19,7 +19,7 @@ from apps.orders.models import Customer
 from apps.orders.services import place_order
 from tasks import lab
 
-SUCCEEDED, DEAD = "succeeded", "dead"
+SUCCEEDED, DEAD, CANCELLED = "succeeded", "dead", "cancelled"
 
 
 def promise(job: AsyncResult, task: str, end: str = SUCCEEDED, result: object = None) -> Promise:

@@ -85,9 +85,16 @@ class World:
 
     def sent(self, job_ids: list[str]) -> int:
         """How many of these jobs' messages the broker has got, and nobody has claimed yet."""
-        query = "SELECT count(*) FROM jobs_job WHERE state = 'sent' AND id = ANY(%s::uuid[])"
+        return self._in_state("sent", job_ids)
+
+    def running(self, job_ids: list[str]) -> int:
+        return self._in_state("running", job_ids)
+
+    def _in_state(self, state: str, job_ids: list[str]) -> int:
+        """0, if nobody can say."""
+        query = "SELECT count(*) FROM jobs_job WHERE state = %s AND id = ANY(%s::uuid[])"
         with suppress(psycopg.Error):
-            return int(self.witness.value(query, job_ids))
+            return int(self.witness.value(query, state, job_ids))
         return 0
 
     def live(self) -> int:

@@ -6,6 +6,8 @@ from random import Random
 from typing import Any
 from uuid import uuid4
 
+import redis
+
 from apps.local.chaos import malformed, mix
 from apps.local.chaos import tasks as chaos
 from apps.local.chaos.faults.strike import Course, Hit, fault, until_met
@@ -55,10 +57,16 @@ def wipe_broker(world: World, _choice: float) -> Course:
 @fault("broker's memory full", resource="broker", seconds=8)
 def fill_broker(world: World, _choice: float) -> Course:
     with world.broker() as client:
+        before = _refused(client)
         client.config_set("maxmemory", "1")
         yield 6.0
         client.config_set("maxmemory", world.valkey.settings["maxmemory"])
-    return Hit(1, "times")
+        return Hit(_refused(client) - before, "commands refused")
+
+
+def _refused(client: "redis.Redis") -> int:
+    """For want of memory, since the server's start."""
+    return int(client.info("errorstats").get("errorstat_OOM", {}).get("count", 0))
 
 
 @fault("broker away for 20 s", resource="broker", seconds=23)
