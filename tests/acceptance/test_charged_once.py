@@ -1,5 +1,6 @@
 """A real worker, killed exactly between a call to Stripe and the note of its answer; the sandbox does the counting."""
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -88,6 +89,34 @@ def test_a_worker_killed_with_all_its_children_just_there_charges_once(
     order = charged_after(kill_and_start_the_next, held)
     assert len(sandbox.charges(order.pk)) == 1
     assert asked(sandbox, "payment_intents.confirm") == 1
+
+
+@pytest.mark.parametrize("without", ["", "claim"], ids=["whole", "without the claim"])
+def test_twenty_messages_of_one_charge_at_eight_processes_charge_once(
+    site: Site, sandbox: Sandbox, without: str
+) -> None:
+    """The claim drops nineteen. Were it not there, Stripe would be asked by all of them, with one key."""
+    site.kill9("worker")
+    order = an_order()
+    result = charge_customer.delay(order_id=order.pk)
+    eventually(lambda: Job.objects.get(pk=result.id).state == Job.State.SENT)
+    deliver_again(site, times=19)
+    options = ("--queues=io", "--include=tests.acceptance.worst_moment")
+    for name in ("till-1", "till-2"):
+        site.start_worker(name, *options, concurrency=4, STRIPE_API_BASE=sandbox.url, NIGHTSHIFT_SABOTAGE=without)
+    eventually(lambda: Job.objects.get(pk=result.id).state == Job.State.SUCCEEDED and site.is_idle())
+    assert (Job.objects.get(pk=result.id).attempts > 1) == bool(without)
+    assert len(sandbox.charges(order.pk)) == 1
+
+
+def deliver_again(site: Site, times: int) -> None:
+    """The message that waits in the queue of charges, as so many more, each sent by itself."""
+    with site.valkey.client() as client:
+        [item] = client.lrange("io", 0, -1)
+        message = json.loads(item)
+        for _ in range(times):
+            message["properties"]["delivery_tag"] = str(uuid4())
+            client.lpush("io", json.dumps(message))
 
 
 def test_a_key_for_each_attempt_would_charge_twice(sandbox: Sandbox, charging: Callable[..., None], held: Path) -> None:
