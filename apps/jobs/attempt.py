@@ -122,7 +122,7 @@ class Attempt:
         if reject.requeue:
             ledger.snooze(self.job_id, self.token, REQUEUE_AFTER)
         else:
-            ledger.bury(self.job_id, self.token, self._failure(reject))
+            ledger.bury(self.job_id, self.token, self._failure(reject), reject)
 
     def _ignored(self) -> None:
         """`raise Ignore()` is the task's way to say that it is done; `self.replace` raises it too."""

@@ -25,7 +25,7 @@ from django.db import connection, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from apps.jobs import ledger, sensitive
+from apps.jobs import errbacks, ledger, sensitive
 from apps.jobs.failures import Failure, plain
 from apps.jobs.ids import job_id_of, uuid7
 from apps.jobs.models import DeadLetter, Job
@@ -92,15 +92,16 @@ def write_for_request(request: Any, failure: Failure) -> None:
 
 
 def write_for_unadopted(request: Any, failure: Failure) -> None:
-    """For a message of a producer that does not know the ledger, of which no row could be made."""
-    letter = DeadLetter(
-        job_id=job_id_of(request.id),
-        durable=False,
+    """For a message of a producer that does not know the ledger, of which no row could be made. Its callbacks start."""
+    call = {
         **_call(request.task, request.args, request.kwargs),
-        queue=(request.delivery_info or {}).get("routing_key") or "",
-        **failure.as_letter(request.task),
-    )
-    DeadLetter.objects.bulk_create([letter], ignore_conflicts=True)
+        "queue": (request.delivery_info or {}).get("routing_key") or "",
+    }
+    letter = DeadLetter(job_id=job_id_of(request.id), durable=False, **call, **failure.as_letter(request.task))
+    callbacks = sensitive.seal_signatures(storable(request.errbacks or []))
+    with transaction.atomic():
+        DeadLetter.objects.bulk_create([letter], ignore_conflicts=True)
+        errbacks.start(Job(id=letter.job_id, options={"link_error": callbacks}, **call), failure)
 
 
 def _call(task: str, args: Any, kwargs: Any) -> dict[str, Any]:

@@ -575,26 +575,25 @@ def leave_slot(job_id: UUID, token: int) -> None:
         )
 
 
-def bury(job_id: UUID, token: int | None, failure: Failure) -> bool:
+def bury(job_id: UUID, token: int | None, failure: Failure, error: BaseException | None = None) -> bool:
     """→ dead, together with its dead letter. False if the job had ended, or the token is no longer its own.
 
-    A job that nobody runs (expired, never sent) has no token to show.
+    A job that nobody runs (expired, never sent) has no token to show. `error` is for the callbacks that want it.
     """
     with transaction.atomic():
         job = Job.objects.select_for_update().filter(pk=job_id, state__in=Job.LIVE).first()
         if job is None or (token is None) != (job.state != Job.State.RUNNING) or token not in (None, job.token):
             return False
-        die(job, failure)
-        if token is None:
-            errbacks.start(job, failure)  # of an attempt, Celery does
+        die(job, failure, error)
     return True
 
 
-def die(job: Job, failure: Failure) -> None:
+def die(job: Job, failure: Failure, error: BaseException | None = None) -> None:
     """In a transaction that has locked the row."""
     end(job, Job.State.DEAD, failure)
     write_letter(job, failure)
     chords.part_died(job)
+    errbacks.start(job, failure, error)
 
 
 def end(job: Job, state: Job.State, failure: Failure | None = None) -> None:

@@ -20,7 +20,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 from kombu.utils.json import dumps
 
-from apps.jobs import chords, errbacks, ledger
+from apps.jobs import chords, ledger
 from apps.jobs.failures import Failure
 from apps.jobs.metrics import counts
 from apps.jobs.models import Job
@@ -190,7 +190,6 @@ def _count_crash(job: Job, failure: Failure) -> None:
         chords.part_died(job)
     elif job.crashes >= crashes_allowed(job):
         ledger.die(job, failure)
-        errbacks.start(job, failure)
     else:
         _let_go(job, failure, crashes=1)
 

@@ -53,6 +53,27 @@ class LedgerBackend(BaseBackend):
             ledger.report(job_id_of(task_id), token, {"state": state, "meta": result})
         return result
 
+    def mark_as_failure(
+        self,
+        task_id: str,
+        exc: BaseException,
+        traceback: Any = None,
+        request: Any = None,
+        store_result: bool = True,
+        call_errbacks: bool = True,
+        state: str = states.FAILURE,
+    ) -> None:
+        """Celery calls this before `on_failure`, and of a time limit twice. Whether a job in the ledger dies of it only
+        the ledger knows, which starts the callbacks then (`apps.jobs.errbacks`).
+        """
+        call_errbacks = call_errbacks and not self._in_ledger(request)
+        super().mark_as_failure(task_id, exc, traceback, request, store_result, call_errbacks, state)
+
+    def _in_ledger(self, request: Any) -> bool:
+        if request is None or request.is_eager:
+            return False
+        return bool(request.get("ledger") or getattr(self.app.tasks.get(request.task), "durable", False))
+
     def _forget(self, task_id: str) -> None:
         """Nothing: the row is more than a result, and goes with the ledger's own retention."""
 

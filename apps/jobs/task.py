@@ -352,7 +352,7 @@ class JobTask(celery.Task):
         if token is not None and connections.is_lost(exc):
             logger.warning("%s[%s] waits for its lease to run out, the ledger is away", self.name, job_id)
         elif token is not None:
-            connections.patiently(lambda: ledger.bury(job_id, token, failure))
+            connections.patiently(lambda: ledger.bury(job_id, token, failure, exc))
         elif is_here and self._in_ledger():
             # `before_start` raised. A broker-only job's letter is written by the main process, see `JobRequest`.
             connections.patiently(lambda: self._failed_before_claim(job_id, failure))
