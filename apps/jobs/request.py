@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
-from billiard.exceptions import Terminated, WorkerLostError
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
 from celery.worker.request import Request
@@ -118,7 +118,9 @@ class JobRequest(Request):
         elif isinstance(exc, Terminated) and self._in_ledger():
             self._child_terminated()
         elif self._in_ledger() or _is_no_failure(exc):
-            super().on_failure(exc_info, send_failed_event, return_ok)
+            # A hard time limit comes here first, and then to `on_timeout`, which says it if the job is still ours.
+            is_said_later = isinstance(exc, TimeLimitExceeded) and not return_ok
+            super().on_failure(exc_info, send_failed_event and not is_said_later, return_ok)
         else:
             self._fail(exc_info, exc, send_failed_event, return_ok)
 

@@ -6,14 +6,17 @@ from unittest.mock import Mock
 from uuid import UUID
 
 import pytest
+from billiard.einfo import ExceptionInfo
 from celery import shared_task
-from celery.exceptions import Reject
+from celery.exceptions import Reject, TimeLimitExceeded
 from django.db import OperationalError, ProgrammingError
 
-from apps.jobs import ledger
+from apps.jobs import lease, ledger
 from apps.jobs.backpressure import QueueFull
 from apps.jobs.failures import Failure
-from apps.jobs.models import DeadLetter, Job
+from apps.jobs.metrics import counts
+from apps.jobs.models import DeadLetter, Job, TaskTotal
+from apps.jobs.request import JobRequest
 from apps.jobs.task import JobTask
 from tasks.lab import lab_add, lab_fail, lab_nothing, lab_nothing_broker_only
 from tests.jobs.bench import Bench, claim, record, row
@@ -155,6 +158,53 @@ def test_a_callback_whose_queue_is_full_is_a_letter(bench: Bench, monkeypatch: p
     bench.run_due()
     assert bench.job(result).state == Job.State.DEAD
     assert DeadLetter.objects.get(task=clean_up.name).exception == "QueueFull"
+
+
+# --- Time limits ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def timed_out(bench: Bench) -> JobRequest:
+    """What the main process holds of a job whose process it is about to kill."""
+    counts._tallies.take()
+    lab_nothing.apply_async(link_error=clean_up.s())
+    [message] = bench.send()
+    request: JobRequest = bench.request(message)
+    [token] = ledger.claim({request.job_id: 0}, lease.worker_id()).values()
+    request.grant(token, claimed_at=0.0, ends_here=False)
+    return request
+
+
+def raise_time_limit() -> None:
+    raise TimeLimitExceeded(1.0)
+
+
+def time_limit_exceeded() -> ExceptionInfo:
+    try:
+        raise_time_limit()
+    except TimeLimitExceeded:
+        return ExceptionInfo()
+
+
+def test_a_hard_time_limit_starts_the_callback_once_and_counts_once(timed_out: JobRequest) -> None:
+    timed_out.on_failure(time_limit_exceeded())  # as billiard does, in this order
+    timed_out.on_timeout(soft=False, timeout=1.0)
+    counts.write()
+    assert (row(timed_out.job_id).state, started()) == (Job.State.DEAD, [timed_out.job_id])
+    assert TaskTotal.objects.get(task=lab_nothing.name).failed == 1
+    assert timed_out.acknowledged
+
+
+def test_an_attempt_that_lost_its_lease_before_its_hard_time_limit_starts_and_counts_nothing(
+    timed_out: JobRequest,
+) -> None:
+    Job.objects.update(token=99)
+    timed_out.on_failure(time_limit_exceeded())
+    timed_out.on_timeout(soft=False, timeout=1.0)
+    counts.write()
+    assert (row(timed_out.job_id).state, started()) == (Job.State.RUNNING, [])
+    assert TaskTotal.objects.get(task=lab_nothing.name).failed == 0
+    assert timed_out.acknowledged
 
 
 # --- What no attempt was made of --------------------------------------------------------------------------------------
