@@ -22,6 +22,7 @@ from django.db.models import F
 
 from apps.jobs import errbacks
 from apps.jobs.failures import Failure, Kind
+from apps.jobs.ids import job_id_of
 from apps.jobs.models import Chord, DeadLetter, Job
 from apps.jobs.sensitive import seal_signatures
 
@@ -69,9 +70,10 @@ def _count(ids: Any) -> int:
 
 def part_succeeded(group_id: str) -> None:
     """Count one part down; the last one starts the body. In the transaction in which the part succeeds."""
-    if not Chord.objects.filter(pk=group_id).update(waits_for=F("waits_for") - 1):
+    header_id = job_id_of(group_id)
+    if not Chord.objects.filter(pk=header_id).update(waits_for=F("waits_for") - 1):
         return
-    chord = Chord.objects.filter(pk=group_id, waits_for=0).first()
+    chord = Chord.objects.filter(pk=header_id, waits_for=0).first()
     if chord is not None:
         maybe_signature(chord.body, app=current_app).apply_async((_results(chord.header),))
         chord.delete()
@@ -97,16 +99,22 @@ def _fill(ids: Any, by_id: dict[UUID, Any]) -> Any:
 def part_died(job: Job) -> None:
     """The body will never start: say so in a dead letter of its own. In the transaction in which the part ends."""
     header_id = _header_of(job)
-    chord = header_id and Chord.objects.filter(pk=header_id).first()
-    if not chord:
+    if header_id is None:
         return
-    _bury_body(chord, job.queue, f"Its part {job.task} ({job.id}) ended as {job.state}.")
+    # Of two parts that die at once, the second waits here and then finds no chord.
+    chord = Chord.objects.select_for_update().filter(pk=header_id).first()
+    if chord is not None:
+        _bury_body(chord, job.queue, f"Its part {job.task} ({job.id}) ended as {job.state}.")
 
 
-def _header_of(job: Job) -> str | None:
-    """The id of the header that the job is a part of, or that the rest of its chain leads to."""
-    links = [link["options"] for link in job.options.get("chain", ())]
-    return next((options["group_id"] for options in (job.options, *links) if options.get("chord")), None)
+def _header_of(job: Job) -> UUID | None:
+    """The id of the header that the job is a part of, or that the rest of its chain leads to.
+
+    A producer that is not ours may have written anything there: then no chord has that id.
+    """
+    links = [link.get("options") for link in job.options.get("chain") or () if isinstance(link, dict)]
+    parts = (each for each in (job.options, *links) if isinstance(each, dict) and each.get("chord"))
+    return next((job_id_of(str(part.get("group_id"))) for part in parts), None)
 
 
 def abandon(chord: Chord) -> None:

@@ -1,6 +1,7 @@
 """Chains, groups and chords: Celery's own canvas, counted by the ledger."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -8,14 +9,17 @@ from uuid import UUID
 import pytest
 from celery import chain, chord, group, shared_task, states
 from celery.result import AsyncResult
-from django.db import OperationalError
+from django.db import OperationalError, connection
 
 from apps.jobs import ledger
+from apps.jobs.failures import Failure
 from apps.jobs.ledger import NewJob
 from apps.jobs.models import Chord, DeadLetter, Job
 from apps.jobs.task import JobTask
+from apps.local.waiting import wait_for
 from tasks.lab import lab_add, lab_fail, lab_nothing_broker_only, lab_total
-from tests.jobs.bench import Bench
+from tests.jobs.bench import Bench, claim, record, row
+from tests.jobs.sessions import Session
 
 ONE_TO_FIVE = [lab_add.s(x, 0) for x in range(1, 6)]
 
@@ -162,6 +166,68 @@ def test_what_the_body_asked_for_on_an_error_runs_when_a_part_dies(bench: Bench)
     result = chord([lab_add.s(1, 1), lab_fail.s()], lab_total.s().on_error(keep.s()))()
     bench.run_all()
     assert Job.objects.get(task="tests.keep").result == result.id
+
+
+def cancel_elsewhere(job_id: UUID) -> None:
+    """In a thread, which has a connection of its own."""
+    try:
+        ledger.cancel(job_id)
+    finally:
+        connection.close()
+
+
+def somebody_waits_for_a_lock() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
+            " AND wait_event_type = 'Lock')"
+        )
+        return bool(cursor.fetchone()[0])
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("first_commits", [True, False], ids=["commits", "rolls back"])
+def test_two_parts_that_die_at_once_start_what_the_body_asked_for_once(first_commits: bool) -> None:
+    chord([lab_add.s(1, 1), lab_add.s(2, 2)], lab_total.s().on_error(keep.s()))()
+    one, other = Job.objects.filter(task=lab_add.name).values_list("pk", flat=True)
+    first = Session()
+    first.begin()
+    with first.current():
+        ledger.cancel(one)
+    with ThreadPoolExecutor(1) as second:
+        done = second.submit(cancel_elsewhere, other)
+        assert wait_for(somebody_waits_for_a_lock, 10)
+        first.commit() if first_commits else first.rollback()
+        done.result()
+    first.close()
+    assert Job.objects.filter(task=keep.name).count() == 1
+    assert DeadLetter.objects.filter(task=lab_total.name).count() == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"chord": {"task": "t"}, "group_id": "no UUID"},
+        {"chord": {"task": "t"}, "group_id": 5},
+        {"chord": {"task": "t"}},
+        {"chain": [{"task": "t"}]},
+        {"chain": [{"task": "t", "options": None}, {"task": "t", "options": "x"}, "garbage"]},
+        {"chain": None},
+    ],
+    ids=["a word", "a number", "no group", "a link without options", "no link", "no chain"],
+)
+def test_a_job_that_is_part_of_no_chord_that_we_know_dies_all_the_same(db: None, options: Any) -> None:
+    dead, cancelled = record(options=options), record(options=options)
+    ledger.bury(dead, claim(dead), Failure.worker_lost())
+    ledger.cancel(cancelled)
+    assert (row(dead).state, row(cancelled).state) == (Job.State.DEAD, Job.State.CANCELLED)
+
+
+def test_a_part_of_no_chord_that_we_know_succeeds(bench: Bench) -> None:
+    result = lab_add.delay(1, 1)
+    Job.objects.update(options={"chord": keep.s(), "group_id": "no UUID"})
+    bench.run_due()
+    assert bench.job(result).state == Job.State.SUCCEEDED
 
 
 def test_the_body_of_a_chord_that_died_tells_whoever_waits(bench: Bench) -> None:
