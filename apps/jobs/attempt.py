@@ -134,16 +134,25 @@ class Attempt:
             ledger.succeed(self.job_id, self.token)
 
     def _replace(self, replacement: Any) -> None:
-        """By one task: the same row, rewritten. By more: the last of them has this job's id, and needs its place."""
+        """By one task: the same row, rewritten. By more: the last of them has this job's id, and needs its place.
+
+        By nothing, if somebody wished to cancel the job meanwhile.
+        """
         try:
             with transaction.atomic():
                 replacement.delay()
                 if self.request.get("again"):
                     ledger.retry(self.job_id, self.token, self.request.again, None)
                 else:
-                    ledger.make_room(self.job_id, self.token)
+                    self._make_room()
         except QueueFull as full:
             ledger.snooze(self.job_id, self.token, full.retry_after)
+        except Cancelled:
+            ledger.cancelled(self.job_id, self.token)
+
+    def _make_room(self) -> None:
+        if not ledger.make_room(self.job_id, self.token):
+            raise Cancelled("cancelled before it was replaced")
 
     def _lost_database(self, outcome: BaseException) -> None:
         """Not the task's fault: it runs again, counted like a crash so that it cannot go on for ever.

@@ -489,14 +489,19 @@ def wake_relay(cursor: Any) -> None:
     cursor.execute(f"SELECT pg_notify('{CHANNEL}', '')")
 
 
-def make_room(job_id: UUID, token: int) -> None:
+def make_room(job_id: UUID, token: int) -> bool:
     """running → no row, for a job that is replaced by several, of which the last is going to have its id.
 
-    In the transaction that records the first of them.
+    In the transaction that records the first of them. False if somebody wished to cancel the job meanwhile: roll back.
     """
     with connection.cursor() as cursor:
-        cursor.execute("DELETE FROM jobs_job WHERE id = %s AND token = %s AND state = 'running'", [job_id, token])
+        cursor.execute(
+            "DELETE FROM jobs_job WHERE id = %s AND token = %s AND state = 'running' RETURNING cancel_requested",
+            [job_id, token],
+        )
         _expect_one(cursor, job_id, token)
+        [cancel_requested] = cursor.fetchone()
+    return not cancel_requested
 
 
 def snooze(job_id: UUID, token: int, seconds: float) -> None:

@@ -331,6 +331,31 @@ def test_a_task_that_lost_its_lease_replaces_nothing(bench: Bench, monkeypatch: 
     assert Job.objects.get().state == Job.State.RUNNING
 
 
+@pytest.mark.parametrize("by", REPLACEMENTS)
+def test_a_wish_to_cancel_that_a_task_has_not_seen_cancels_it_and_nothing_replaces_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    monkeypatch.setattr(replace_itself, "run", partial(_be_cancelled, replace_itself))
+    result = replace_itself.delay(by)
+    bench.run_all()
+    assert bench.job(result).state == Job.State.CANCELLED
+    assert (Job.objects.count(), Chord.objects.count()) == (1, 0)
+
+
+def test_a_part_that_is_cancelled_when_it_would_replace_itself_ends_the_chord(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replace_itself, "run", partial(_be_cancelled, replace_itself))
+    result = chord([replace_itself.s("group"), lab_add.s(1, 2)])(keep.s())
+    bench.run_all()
+    assert bench.letter(result).kind == DeadLetter.Kind.DEPENDENCY
+
+
+def _be_cancelled(task: JobTask, by: str) -> None:
+    assert ledger.cancel(UUID(task.request.id)) == Job.State.RUNNING
+    task.replace(REPLACEMENTS[by][0]())
+
+
 def _lose_the_lease(task: JobTask, by: str) -> None:
     Job.objects.update(token=99)
     task.replace(REPLACEMENTS[by][0]())
