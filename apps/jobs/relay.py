@@ -142,9 +142,8 @@ class Relay:
         for job in due:
             try:
                 yield job, as_message(self.app, job)
-            except (TypeError, ValueError) as exc:
-                # A row that cannot become a message must not stop the others.
-                ledger.bury(job.id, None, Failure.of(exc))
+            except Exception as exc:  # noqa: BLE001 - a row that cannot become a message must not stop the others
+                rescue.bury_without_message(job.id, Failure.of(exc))
 
     def _publish_one(self, producer: Any, job: Due, message: Any) -> None:
         queue = self.app.amqp.queues[job.queue]

@@ -3,27 +3,34 @@
 Problem. A worker dies, freezes, is stopped, or does not know the task; a broker forgets what it was given.
 
 Guarantee. Each such job goes back to `queued`, and nobody who held it can write to it any more: the next claim raises
-its token. What happens too often to one job is a dead letter, so that a poison job ends.
+its token. What happens too often to one job is a dead letter, so that a poison job ends. A row that cannot be moved at
+all, whatever is wrong with it, keeps no other from its turn.
 
 Not guaranteed. A worker that was only taken for dead goes on with its body, beside the next one's, until it next asks.
+A row that cannot be moved has no end until it is mended: it is an error in the log each time it is tried.
 """
 
+import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from celery import current_app
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models.functions import Now
 from django.utils import timezone
 from kombu.utils.json import dumps
 
-from apps.jobs import chords, ledger
+from apps.jobs import chords, connections, ledger
 from apps.jobs.failures import Failure
 from apps.jobs.metrics import counts
 from apps.jobs.models import Job
+
+logger = logging.getLogger(__name__)
 
 # So often may a job be lost before its body has begun. It is an innocent neighbour of what killed its workers; but
 # perhaps it is what kills them, when it is handed to a process.
@@ -59,7 +66,7 @@ def release(worker_id: UUID, attempts: Mapping[UUID, int | None] | None = None) 
         released = cursor.fetchall()
         for job_id, cancel_requested in released:
             if cancel_requested:
-                ledger.cancel(job_id)
+                _by_itself(job_id, partial(ledger.cancel, job_id))
         ledger.wake_relay(cursor)
     return len(released)
 
@@ -74,10 +81,12 @@ def hand_back_unknown(job_id: UUID) -> None:
         first_seen = next((error["at"] for error in job.errors if error["kind"] == failure.kind), None)
         if first_seen is None:
             _defer_unknown(job, [failure.as_entry()])
-        elif datetime.fromisoformat(first_seen) + settings.JOBS_UNKNOWN_TASK_GRACE > timezone.now():
+        elif _is_in_grace(first_seen) or not _by_itself(job.id, partial(ledger.bury, job.id, None, failure)):
             _defer_unknown(job, [])
-        else:
-            ledger.bury(job.id, None, failure)
+
+
+def _is_in_grace(first_seen: str) -> bool:
+    return datetime.fromisoformat(first_seen) + settings.JOBS_UNKNOWN_TASK_GRACE > timezone.now()
 
 
 def _defer_unknown(job: Job, errors: list[dict[str, Any]]) -> None:
@@ -133,7 +142,8 @@ def hand_on_expired(limit: int = 100) -> int:
     """Hand on the jobs whose lease ran out: their worker is dead, frozen or cut off. Returns how many.
 
     A worker claims more than it runs, so of what it leaves behind some has not begun, and that is no crash of theirs.
-    After PostgreSQL itself was away nobody could renew, so the living get one lease's time to do it.
+    After PostgreSQL itself was away nobody could renew, so the living get one lease's time to do it. A row that cannot
+    be handed on is tried again a lease's time later, so that it does not stand before the others each time.
     """
     with transaction.atomic():
         expired = list(
@@ -148,14 +158,27 @@ def hand_on_expired(limit: int = 100) -> int:
             )
             .order_by("lease_until")[:limit]
         )
+        handed_on = []
         for job in expired:
-            if _may_have_begun(job) or job.cancel_requested:
-                _count_crash(job, Failure.worker_lost())
+            if _by_itself(job.id, partial(_hand_on, job)):
+                handed_on.append(job)
             else:
-                _let_go(job, Failure.worker_lost("The worker that held this job was lost before the job began."))
-    for job in expired:
+                _hold_longer(job)
+    for job in handed_on:
         counts.count("rescued", job.task, job.queue)
-    return len(expired)
+    return len(handed_on)
+
+
+def _hand_on(job: Job) -> None:
+    if _may_have_begun(job) or job.cancel_requested:
+        _count_crash(job, Failure.worker_lost())
+    else:
+        _let_go(job, Failure.worker_lost("The worker that held this job was lost before the job began."))
+
+
+def _hold_longer(job: Job) -> None:
+    """Under the same token: if its worker is alive after all, it may still end the job."""
+    Job.objects.filter(pk=job.id).update(lease_until=Now() + settings.JOBS_LEASE)
 
 
 class LeaseWatch:
@@ -211,6 +234,17 @@ def crashes_allowed(job: Job) -> int:
     return int(max_retries) + settings.JOBS_SPARE_CRASHES
 
 
+def bury_without_message(job_id: UUID, failure: Failure) -> None:
+    """sent → dead, for a job of which no message can be made. → queued, a lease's time later, if it cannot even die.
+
+    The relay calls it in the transaction in which it took the job, with others.
+    """
+    if not _by_itself(job_id, partial(ledger.bury, job_id, None, failure)):
+        with connection.cursor() as cursor:
+            later = settings.JOBS_LEASE.total_seconds()
+            cursor.execute(f"UPDATE jobs_job SET {ledger.LET_GO} WHERE id = %s AND state = 'sent'", [later, job_id])
+
+
 def resend(before: datetime, queues: Iterable[str] | None = None) -> int:
     """sent → queued, for jobs whose message the broker lost. A needless second message is dropped by the claim."""
     lost = Job.objects.filter(state=Job.State.SENT, sent_at__lt=before)
@@ -222,3 +256,19 @@ def resend(before: datetime, queues: Iterable[str] | None = None) -> int:
             with connection.cursor() as cursor:
                 ledger.wake_relay(cursor)
     return sent_again
+
+
+def _by_itself(job_id: UUID, move: Callable[[], object]) -> bool:
+    """One of many moves in the caller's transaction. False if it raised: then it alone is undone, and logged.
+
+    Whatever the error: one row must not keep the others from their turn, for ever. A lost database is everybody's.
+    """
+    try:
+        with transaction.atomic():
+            move()
+    except Exception as exc:
+        if connections.is_lost(exc):
+            raise
+        logger.exception("Job %s cannot be moved, its row has to be mended", job_id)
+        return False
+    return True

@@ -6,9 +6,9 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from celery import shared_task
+from celery import current_app, shared_task
 from django.conf import settings
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.utils import timezone
 
 from apps.jobs import lease, ledger, rescue
@@ -16,6 +16,7 @@ from apps.jobs.backpressure import QueueFull
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.ledger import NewJob
 from apps.jobs.models import DeadLetter, Job, Worker
+from apps.jobs.relay import Relay
 from apps.jobs.request import JobRequest
 from tasks.lab import lab_nothing
 from tests.jobs.bench import LONG_AGO, Bench, claim, record, row
@@ -252,6 +253,100 @@ def test_an_error_before_every_claim_ends_as_a_letter(bench: Bench, monkeypatch:
 
 def _break(*_: Any) -> None:
     raise ZeroDivisionError
+
+
+# --- Rows that cannot be moved ----------------------------------------------------------------------------------------
+
+
+def _raise_key_error() -> None:
+    raise KeyError("options")
+
+
+def _fail_in_the_database() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 / 0")
+
+
+def _lose_the_database() -> None:
+    raise OperationalError("server closed the connection unexpectedly")
+
+
+@pytest.fixture(params=[_raise_key_error, _fail_in_the_database])
+def poison(request: pytest.FixtureRequest, db: None, monkeypatch: pytest.MonkeyPatch) -> UUID:
+    """A job that cannot die, whatever is wrong with its row."""
+    return undying(request.param, monkeypatch)
+
+
+def undying(fail: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> UUID:
+    job_id = record(options={"headers": "none"})
+    die = ledger.die
+
+    def die_if_possible(job: Job, failure: Failure) -> None:
+        die(job, failure)
+        if job.id == job_id:
+            fail()
+
+    monkeypatch.setattr(ledger, "die", die_if_possible)
+    Job.objects.filter(pk=job_id).update(crashes=1000)
+    return job_id
+
+
+def test_a_row_that_cannot_be_moved_does_not_keep_the_others_from_their_turn(
+    poison: UUID, no_grace_after_a_restart: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = record()
+    claim(poison)
+    claim(other)
+    assert [rescue.hand_on_expired(limit=1), rescue.hand_on_expired(limit=1)] == [0, 1]
+    assert (row(poison).state, row(other).state) == (Job.State.RUNNING, Job.State.QUEUED)
+    assert not DeadLetter.objects.exists()
+    assert [(line.levelname, str(poison) in line.message) for line in caplog.records] == [("ERROR", True)]
+
+
+def test_a_row_that_cannot_be_moved_is_left_alone_for_a_leases_time(poison: UUID, settings: Any) -> None:
+    settings.JOBS_LEASE = timedelta(0)
+    claim(poison)
+    Job.objects.update(lease_until=LONG_AGO)
+    settings.JOBS_LEASE = timedelta(milliseconds=1)
+    rescue.hand_on_expired()
+    assert Job.objects.get(lease_until__gt=timezone.now() - timedelta(minutes=1)).id == poison
+
+
+def test_a_lost_database_is_no_fault_of_a_row(
+    db: None, no_grace_after_a_restart: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim(undying(_lose_the_database, monkeypatch))
+    with pytest.raises(OperationalError):
+        rescue.hand_on_expired()
+
+
+def test_a_job_without_a_possible_message_that_cannot_die_waits_and_the_others_are_sent(poison: UUID) -> None:
+    other = record()
+    due = {job.id: job for job in ledger.take_due(["default"], 10)}
+    made = list(Relay(current_app)._messages([due[poison], due[other]]))
+    assert [job.id for job, _ in made] == [other]
+    assert (row(poison).state, row(poison).run_at > timezone.now()) == (Job.State.QUEUED, True)
+
+
+def test_an_unknown_task_that_cannot_die_goes_on_waiting(poison: UUID, settings: Any) -> None:
+    settings.JOBS_UNKNOWN_TASK_GRACE = timedelta(0)
+    for _ in range(2):
+        ledger.hurry([poison])
+        ledger.take_due(["default"], 10)
+        rescue.hand_back_unknown(poison)
+    assert (row(poison).state, row(poison).run_at > timezone.now()) == (Job.State.QUEUED, True)
+
+
+def test_a_worker_that_stops_hands_back_all_though_one_cannot_be_cancelled(
+    db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker.objects.create(name="w", pid=1, pool="prefork")
+    cancelled, other = record(), record()
+    ledger.claim({cancelled: 0, other: 0}, worker.pk)
+    ledger.cancel(cancelled)
+    monkeypatch.setattr(ledger, "cancel", _break)
+    assert rescue.release(worker.pk) == 2
+    assert row(other).state == Job.State.QUEUED
 
 
 # --- A task that this worker does not know ----------------------------------------------------------------------------
