@@ -97,6 +97,8 @@ class Vitals:
             except DatabaseTrouble as exc:  # whatever it is, the next renewal must come
                 logger.warning("Leases were not renewed: %s", str(exc).strip())
                 connection.close()
+            except Exception:
+                logger.exception("What keeps this worker's leases has failed, and goes on")
             time.sleep(TICK)
 
     def look(self) -> None:
@@ -110,8 +112,9 @@ class Vitals:
             self._renew(running)
             self.next_renewal = now + settings.JOBS_LEASE.total_seconds() / lease.RENEWALS_PER_LEASE
         if now >= self.next_rescue:
-            self.leases.look()
+            # Before it looks: what goes wrong there would else go wrong again in each tick.
             self.next_rescue = now + settings.JOBS_RESCUE_EVERY.total_seconds()
+            self.leases.look()
 
     def _renew(self, running: Running | None) -> None:
         heartbeat_file.touch()

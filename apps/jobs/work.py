@@ -111,8 +111,8 @@ class Work:
             return
         try:
             request = as_request(self.app, job)
-        except (TypeError, ValueError) as exc:
-            ledger.bury(job.id, None, Failure.of(exc))  # a row that cannot be called must not stop the others
+        except Exception as exc:  # noqa: BLE001 - a row that cannot be called must not stop the others
+            rescue.bury_without_message(job.id, Failure.of(exc))
             return
         try:
             self._trace(task, job, request)

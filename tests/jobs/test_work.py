@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from uuid import UUID
 
 import pytest
@@ -84,6 +85,30 @@ def test_a_job_of_newer_code_is_handed_back_and_does_not_stop_the_others(work: W
     job = Job.objects.get(pk=unknown.id)
     assert (job.state, job.errors[0]["kind"]) == (Job.State.QUEUED, "unknown_task")
     assert job_of(result).state == Job.State.SUCCEEDED
+
+
+def test_a_row_that_can_neither_be_called_nor_die_does_not_stop_the_others(work: Work, monkeypatch: Any) -> None:
+    poison = ledger.record([NewJob(task="tasks.lab_nothing", args=[], kwargs={}, queue="default")])[0].id
+    Job.objects.update(options={"no_such_option": {}, "headers": "none"})
+    monkeypatch.setattr(ledger, "die", Mock(side_effect=KeyError("options")))
+    sound = lab_nothing.delay()
+    work.run_once()
+    assert (job_of(sound).state, Job.objects.get(pk=poison).state) == (Job.State.SUCCEEDED, Job.State.QUEUED)
+
+
+def test_an_error_of_the_thread_that_renews_leases_does_not_end_it(work: Work, monkeypatch: Any) -> None:
+    """The second one stands for the process's end."""
+    monkeypatch.setattr("apps.jobs.vitals.TICK", 0)
+    monkeypatch.setattr(work.vitals, "look", Mock(side_effect=[KeyError("options"), KeyboardInterrupt]))
+    with pytest.raises(KeyboardInterrupt):
+        work.vitals._watch()
+
+
+def test_a_rescue_that_fails_is_tried_at_its_next_time_and_not_at_once(work: Work, monkeypatch: Any) -> None:
+    monkeypatch.setattr(work.vitals, "leases", Mock(look=Mock(side_effect=KeyError("options"))))
+    with pytest.raises(KeyError):
+        work.vitals.look()
+    work.vitals.look()
 
 
 def test_a_task_that_asks_its_process_to_exit_is_counted_as_a_crash(work: Work, monkeypatch: Any) -> None:
