@@ -22,7 +22,7 @@ from celery import Celery
 from django.conf import settings
 from django.db import connection
 
-from apps.jobs import dead_letters, rescue
+from apps.jobs import connections, dead_letters, rescue
 from apps.jobs.brokers.memory import Memory
 from apps.jobs.failures import Failure
 
@@ -93,13 +93,19 @@ def _resend_if_changed(memory: Memory, now: datetime, database: str) -> int:
 
 def _bury_given_up(memory: Memory) -> None:
     """Dead letters of what the broker gave up on. What belongs to the ledger needs none: it is sent again, and counted
-    there.
+    there. One of which no letter can be written stays with the broker, and does not stop the others.
     """
     for message in memory.given_up():
-        if not (message.headers or {}).get("ledger"):
-            logger.warning("The broker gave up on a message; it is a dead letter now")
-            dead_letters.write_for_message(message, Failure.delivered_too_often())
-        message.ack()
+        try:
+            if not (message.headers or {}).get("ledger"):
+                dead_letters.write_for_message(message, Failure.delivered_too_often())
+                logger.warning("The broker gave up on a message; it is a dead letter now")
+        except Exception as exc:
+            if connections.is_lost(exc):
+                raise
+            logger.exception("The broker gave up on a message, and its dead letter cannot be written")
+        else:
+            message.ack()
 
 
 def database_clock() -> tuple[datetime, str]:

@@ -5,14 +5,17 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import redis
 from celery import current_app
 from django.conf import settings
+from django.db import DataError
 from django.utils import timezone
 
-from apps.jobs import connections, ledger, queues, rescue
+from apps.jobs import connections, dead_letters, ledger, queues, rescue
+from apps.jobs.broker import _bury_given_up
 from apps.jobs.brokers.memory import SETTLED
 from apps.jobs.brokers.redis import MARK
 from apps.jobs.models import Job
@@ -260,3 +263,14 @@ def test_jobs_of_dead_workers_are_handed_on(relay: Relay, settings: Any) -> None
     claim(Job.objects.get().pk)
     relay.rescue()
     assert states() == {Job.State.QUEUED}
+
+
+@pytest.mark.django_db
+def test_a_message_that_was_given_up_and_cannot_be_kept_does_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bad, good = Mock(headers={}), Mock(headers={})
+    monkeypatch.setattr(dead_letters, "write_for_message", Mock(side_effect=[DataError("invalid"), None]))
+    _bury_given_up(Mock(given_up=lambda: iter([bad, good])))
+    bad.ack.assert_not_called()
+    good.ack.assert_called_once()
