@@ -245,3 +245,22 @@ def _check_values(payload: Any) -> None:
     arguments = list(payload[:2])
     if dead_letters.storable(arguments) != arguments:
         raise BadMessage("The arguments hold a character or a number that PostgreSQL cannot store.")
+    _check_continuations(payload[2] or {})
+
+
+def _check_continuations(embed: dict[str, Any]) -> None:
+    """They are read when the job ends, and what is wrong with them then would keep it from ending."""
+    for name in ("callbacks", "errbacks", "chain"):
+        listed = embed.get(name)
+        if listed is not None and not (isinstance(listed, list | tuple) and all(map(_is_signature, listed))):
+            raise BadMessage(f"The option {name!r} is not a list of signatures.")
+    if embed.get("chord") is not None and not _is_signature(embed["chord"]):
+        raise BadMessage("The option 'chord' is not a signature.")
+
+
+def _is_signature(value: Any) -> bool:
+    """As far as it can be told: a stranger may leave out what Celery always writes."""
+    if not isinstance(value, dict) or not isinstance(value.get("task"), str):
+        return False
+    shapes = {"args": list | tuple, "kwargs": dict, "options": dict}
+    return all(isinstance(value[name], shape) for name, shape in shapes.items() if value.get(name) is not None)

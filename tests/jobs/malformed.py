@@ -90,6 +90,21 @@ UNUSABLE: dict[str, bytes] = {
         headers={"task": "tasks.lab_fail"}, body=[[float("nan")], {}, {}]
     ),
     "task is durable and its argument has a NUL": packed(headers={"task": "tasks.lab_fail"}, body=[["\x00"], {}, {}]),
+    **{
+        f"task is durable and {what}": packed(headers={"task": "tasks.lab_fail"}, body=[["x"], {}, embed])
+        for what, embed in {
+            "its callbacks are empty and no list": {"callbacks": {}},
+            "its callbacks are a word": {"callbacks": "tasks.lab_nothing"},
+            "its callback is a word": {"callbacks": ["tasks.lab_nothing"]},
+            "its callback has no task": {"callbacks": [{"args": []}]},
+            "its errback is a number": {"errbacks": [1]},
+            "its errback's task is a list": {"errbacks": [{"task": ["tasks.lab_nothing"]}]},
+            "its chain is a mapping": {"chain": {"task": "tasks.lab_nothing"}},
+            "its chain's options are a word": {"chain": [{"task": "tasks.lab_nothing", "options": "x"}]},
+            "its chord is a list": {"chord": [{"task": "tasks.lab_nothing"}]},
+            "its chord has no task": {"chord": {}},
+        }.items()
+    },
     "id is missing": packed(without="id"),
     "id is a number": packed(headers={"id": 42}),
     "id is half a character": packed(headers={"id": "\ud800"}),
@@ -107,6 +122,10 @@ UNUSABLE: dict[str, bytes] = {
 # Odd, but a worker can run it.
 HARMLESS: dict[str, bytes] = {
     "no options": packed(body=[[], {}, None]),
+    "task is durable and it has callbacks": packed(
+        headers={"task": "tasks.lab_fail"},
+        body=[["x"], {}, {"callbacks": [{"task": "tasks.lab_nothing", "args": [], "options": {}}], "chain": []}],
+    ),
     "a character set that JSON does not need": packed(**{"content-encoding": "klingon-8"}),
     "a tracing header of another service": packed(headers={"traceparent": "00-abc", "stamps": {}}),
     "a reply address that nobody reads": packed(properties={"reply_to": "nowhere", "correlation_id": "x"}),
