@@ -26,7 +26,7 @@ from django.utils import timezone
 from kombu.utils.json import dumps
 
 from apps.jobs import chords, connections, ledger
-from apps.jobs.failures import Failure
+from apps.jobs.failures import Failure, Kind
 from apps.jobs.metrics import counts
 from apps.jobs.models import Job
 
@@ -78,15 +78,19 @@ def hand_back_unknown(job_id: UUID) -> None:
         if job is None:
             return
         failure = Failure.unknown_task(job.task)
-        first_seen = next((error["at"] for error in job.errors if error["kind"] == failure.kind), None)
-        if first_seen is None:
+        since = _unknown_since(job)
+        if since is None:
             _defer_unknown(job, [failure.as_entry()])
-        elif _is_in_grace(first_seen) or not _by_itself(job.id, partial(ledger.bury, job.id, None, failure)):
+            return
+        grace_ends = since + settings.JOBS_UNKNOWN_TASK_GRACE
+        if grace_ends > timezone.now() or not _by_itself(job.id, partial(ledger.bury, job.id, None, failure)):
             _defer_unknown(job, [])
 
 
-def _is_in_grace(first_seen: str) -> bool:
-    return datetime.fromisoformat(first_seen) + settings.JOBS_UNKNOWN_TASK_GRACE > timezone.now()
+def _unknown_since(job: Job) -> datetime | None:
+    """Since it last started: a worker that started it knew it, so what was before is of another deploy."""
+    seen = [datetime.fromisoformat(error["at"]) for error in job.errors if error["kind"] == Kind.UNKNOWN_TASK]
+    return next((at for at in seen if job.started_at is None or at > job.started_at), None)
 
 
 def _defer_unknown(job: Job, errors: list[dict[str, Any]]) -> None:

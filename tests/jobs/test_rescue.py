@@ -385,6 +385,32 @@ def test_an_unknown_task_waits_for_a_bounded_time(db: None, settings: Any) -> No
     assert DeadLetter.objects.get().kind == Kind.UNKNOWN_TASK
 
 
+def test_a_task_that_was_unknown_at_one_deploy_has_its_whole_grace_at_the_next(db: None) -> None:
+    """A newer worker started it in between, and it was put off for hours."""
+    job_id = sent(task="tasks.of_the_next_release")
+    rescue.hand_back_unknown(job_id)
+    job = row(job_id)
+    job.errors[0]["at"] = (timezone.now() - timedelta(hours=3)).isoformat()
+    Job.objects.update(errors=job.errors, started_at=timezone.now() - timedelta(hours=2))
+    for _ in range(2):
+        ledger.hurry([job_id])
+        ledger.take_due(["default"], 10)
+        rescue.hand_back_unknown(job_id)
+    job = row(job_id)
+    assert (job.state, len(job.errors)) == (Job.State.QUEUED, 2)
+
+
+def test_a_task_that_became_unknown_after_it_had_started_waits_for_a_bounded_time(db: None, settings: Any) -> None:
+    job_id = sent(task="tasks.of_the_last_release")
+    Job.objects.update(started_at=LONG_AGO)
+    rescue.hand_back_unknown(job_id)
+    settings.JOBS_UNKNOWN_TASK_GRACE = timedelta(0)
+    ledger.hurry([job_id])
+    ledger.take_due(["default"], 10)
+    rescue.hand_back_unknown(job_id)
+    assert row(job_id).state == Job.State.DEAD
+
+
 @pytest.mark.django_db(transaction=True)
 def test_an_unknown_task_whose_message_is_here_before_its_relay_has_committed_waits_too() -> None:
     """It was taken for one that was never sent, and dropped; and then it was sent, without a message."""
