@@ -141,12 +141,13 @@ class LedgerScheduler(DatabaseScheduler):
         model.last_run_at = at
         values: dict[str, Any] = {"last_run_at": at, "total_run_count": F("total_run_count") + int(ran)}
         if model.one_off or model.clocked:
-            values = {"enabled": False, "last_run_at": None}  # it runs once more if it is enabled again
+            # It runs once more if it is enabled again: see `_name_of_tick`.
+            values |= {"enabled": False, "last_run_at": None}
         PeriodicTask.objects.filter(pk=model.pk).update(**values)
 
     def _start(self, model: PeriodicTask, due: datetime) -> UUID:
         """The job of this tick. One that cannot be made becomes a dead letter, and the schedule goes on."""
-        job_id = uuid5(NAMESPACE_URL, f"nightshift:schedule:{model.name}:{due.isoformat()}")
+        job_id = uuid5(NAMESPACE_URL, f"nightshift:schedule:{_name_of_tick(model, due)}")
         logger.info("The schedule %r starts %s[%s]", model.name, model.task, job_id)
         try:
             with transaction.atomic():
@@ -195,6 +196,16 @@ class LedgerScheduler(DatabaseScheduler):
         self.leadership.give_up()
         with suppress(*connections.LOST):
             self.heart.stop()
+
+
+def _name_of_tick(model: PeriodicTask, due: datetime) -> str:
+    """The same for every beat: what it is made of stands in the row that is locked.
+
+    A clocked schedule that is enabled again is due when it was before, and a one-off one may be. The job of its last
+    run is still in the ledger, so the count of runs has to tell the two ticks apart.
+    """
+    name = f"{model.name}:{due.isoformat()}"
+    return f"{name}:{model.total_run_count}" if model.one_off or model.clocked else name
 
 
 def _why_not(policy: SchedulePolicy, latest: datetime, now: datetime) -> str | None:

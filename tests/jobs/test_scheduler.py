@@ -222,6 +222,25 @@ def test_a_clocked_schedule_runs_once(beat: LedgerScheduler) -> None:
     assert (len(started()), model.enabled) == (1, False)
 
 
+@pytest.mark.parametrize("kind", ["clocked", "one-off"])
+def test_a_schedule_that_runs_once_runs_once_more_each_time_it_is_enabled(beat: LedgerScheduler, kind: str) -> None:
+    """By the admin's action, which does not count as an edit."""
+    clocked = ClockedSchedule.objects.create(clocked_time=timezone.now())
+    fields = {"interval": None, "clocked": clocked} if kind == "clocked" else {}
+    model = schedule(timezone.now(), one_off=True, **fields)
+    PeriodicTask.objects.update(last_run_at=None, date_changed=just_due())
+    other = LedgerScheduler(app=current_app)
+
+    for runs in (1, 2, 3):
+        PeriodicTask.objects.update(enabled=True)
+        beat.run(model.pk, timezone.now())
+        other.run(model.pk, timezone.now())
+
+        model.refresh_from_db()
+        assert (len(started()), model.total_run_count, model.enabled) == (runs, runs, False)
+        Job.objects.update(state=Job.State.SUCCEEDED, finished_at=timezone.now())
+
+
 def test_a_task_that_this_beat_does_not_know_is_left_to_the_workers(beat: LedgerScheduler) -> None:
     schedule(just_due(), task="tasks.of_tomorrow", queue="low")
 
