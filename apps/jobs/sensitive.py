@@ -76,6 +76,18 @@ def seal_unnamed(args: Iterable[Any], names: Iterable[str]) -> list[Any]:
     return [_seal(argument) for argument in args] if names else list(args)
 
 
+def comparable(kwargs: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The same with the named arguments in plain: sealed twice, one value looks like two. What our keys cannot open
+    stays sealed, and is like nothing else.
+    """
+    opened = dict(kwargs)
+    for name in names:
+        if is_sealed(kwargs.get(name)):
+            with suppress(InvalidToken):
+                opened[name] = _open(kwargs[name])
+    return opened
+
+
 def unseal(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _open(value) if is_sealed(value) else value for name, value in kwargs.items()}
 

@@ -194,7 +194,12 @@ class JobTask(celery.Task):
         return named
 
     def _unique_key(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> str | None:
-        return unique.key_of(self.name, self.unique, self._named(args, kwargs)) if self.unique else None
+        """Of the plain values, though the arguments have been sealed."""
+        if not self.unique:
+            return None
+        secret = set(self.unique) & set(self.sensitive)
+        named = sensitive.comparable(self._named(args, kwargs), secret)
+        return unique.key_of(self.name, self.unique, named, is_secret=bool(secret))
 
     def new_job(
         self, args: list[Any], kwargs: dict[str, Any], task_id: str | None, options: Mapping[str, Any]
@@ -381,8 +386,11 @@ class JobTask(celery.Task):
 
     def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Release a broker-only job's unique lock; a durable job's key went with the row's own transition."""
-        if self.unique and not self._in_ledger() and not self.unique_for and not self.request.is_eager:
-            unique.unlock(unique.key_of(self.name, self.unique, self._named(args, kwargs)), task_id)
+        if self._in_ledger() or self.unique_for or self.request.is_eager:
+            return
+        key = self._unique_key(args, kwargs)
+        if key is not None:
+            unique.unlock(key, task_id)
 
     def on_replace(self, sig: Any) -> Any:
         """`self.replace(…)`: carried out when the body is over (`Attempt`)."""

@@ -5,9 +5,11 @@ Problem. The usual `SET NX EX 3600` outlives its job, or ends before it, and is 
 Guarantee. For a durable task the key is a column under a partial unique index: free of races, gone with a rollback,
 released by the very UPDATE that ends the job. `.delay()` of a duplicate returns the job that holds the key.
 A broker-only task has a lock in Redis, with its own id as the owner's token, released by compare-and-delete; without
-Redis, the lock is a row.
+Redis, the lock is a row. A secret argument counts by its value, which nobody can find out from the key without
+SECRET_KEY.
 
-Not guaranteed. A broker-only task's lock outlives a killed worker by at most the task's time limit.
+Not guaranteed. A broker-only task's lock outlives a killed worker by at most the task's time limit. When SECRET_KEY
+changes, so do the keys of secret arguments: a job from before does not keep out its like from after.
 """
 
 import hashlib
@@ -17,18 +19,25 @@ from typing import Any
 
 import redis
 from django.conf import settings
+from django.utils.crypto import salted_hmac
 from kombu.utils.json import dumps
 
 from apps.jobs import locks
+
+SALT = "nightshift.unique"
 
 # Deleting a lock that has expired and belongs to another job by now would let a third one in.
 RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end"
 
 
-def key_of(task: str, names: Sequence[str], arguments: Mapping[str, Any]) -> str:
-    """The same for the same values of the named arguments, whatever their order or their way in."""
+def key_of(task: str, names: Sequence[str], arguments: Mapping[str, Any], *, is_secret: bool = False) -> str:
+    """The same for the same values of the named arguments, whatever their order or their way in.
+
+    `is_secret`, if one of them is: a plain hash of a short secret can be found by trying.
+    """
     values = dumps([arguments.get(name) for name in names], sort_keys=True)
-    return f"{task}:{hashlib.sha256(values.encode()).hexdigest()[:32]}"
+    digest = salted_hmac(SALT, values, algorithm="sha256") if is_secret else hashlib.sha256(values.encode())
+    return f"{task}:{digest.hexdigest()[:32]}"
 
 
 @cache

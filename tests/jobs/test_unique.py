@@ -1,5 +1,7 @@
 """At most one live job for a key, however many ask at once."""
 
+import base64
+import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -11,10 +13,11 @@ from celery import shared_task
 from django.db import connection, transaction
 from django.utils import timezone
 
-from apps.jobs import ledger, unique
+from apps.jobs import dead_letters, ledger, sensitive, unique
+from apps.jobs.failures import Failure
 from apps.jobs.models import Job
 from tasks.lab import lab_unique
-from tests.jobs.bench import Bench
+from tests.jobs.bench import Bench, Message
 
 
 @shared_task(name="tests.until_started", unique=("key",), unique_until="started")
@@ -34,6 +37,16 @@ def fail_uniquely(key: str) -> None:
 
 @shared_task(name="tests.broker_only_unique", unique=("key",), durable=False)
 def broker_only_unique(key: str, other: int = 0) -> None:
+    pass
+
+
+@shared_task(name="tests.unique_secret", unique=("card", "shop"), sensitive=("card",))
+def unique_secret(card: str, shop: int = 1) -> None:
+    pass
+
+
+@shared_task(name="tests.broker_only_unique_secret", unique=("card",), sensitive=("card",), durable=False)
+def broker_only_unique_secret(card: str) -> None:
     pass
 
 
@@ -103,6 +116,38 @@ def test_many_jobs_at_once_may_contain_a_duplicate(bench: Bench) -> None:
     assert Job.objects.count() == 2
 
 
+def test_a_secret_counts_by_its_value(bench: Bench) -> None:
+    first = unique_secret.delay("4242")
+    assert unique_secret.delay(card="4242", shop=1).id == first.id
+    assert unique_secret.delay_many([{"card": "4242"}]) == [first.id]
+    assert unique_secret.delay("4000").id != first.id
+    assert unique_secret.delay("4242", shop=2).id != first.id
+
+
+def test_nobody_finds_a_secret_by_its_key(bench: Bench, settings: Any) -> None:
+    """Who tries every card number needs SECRET_KEY for it."""
+    unique_secret.delay("4242")
+    key = Job.objects.get().unique_key
+    assert key != unique.key_of(unique_secret.name, unique_secret.unique, {"card": "4242", "shop": 1})
+    settings.SECRET_KEY = "another"
+    assert unique_secret.delay("4242").created
+    assert Job.objects.filter(unique_key=key).count() == 1
+
+
+def test_a_replay_of_a_secret_holds_its_key(bench: Bench) -> None:
+    first = unique_secret.delay("4242")
+    with transaction.atomic():
+        ledger.bury(Job.objects.get().pk, None, Failure.worker_lost())
+    replayed = dead_letters.replay(bench.letter(first).pk)
+    assert unique_secret.delay("4242").id == str(replayed)
+
+
+def test_a_secret_that_no_key_opens_is_like_no_other(bench: Bench, settings: Any) -> None:
+    lost = [sensitive.seal({"card": "4242", "shop": 1}, ["card"]) for _ in range(2)]
+    settings.SECRET_KEY = "a new one, and the old one is lost"
+    assert unique_secret._unique_key([], lost[0]) != unique_secret._unique_key([], lost[1])
+
+
 @pytest.mark.django_db(transaction=True)
 def test_of_eight_who_ask_at_the_same_moment_one_gets_the_job() -> None:
     def ask(_: int) -> Any:
@@ -143,6 +188,15 @@ def test_a_second_broker_only_job_with_the_key_is_not_sent(lock_store: redis.Red
     first, second = broker_only_unique.delay("a"), broker_only_unique.delay("a", other=1)
     assert first.id == second.id
     assert lock_store.llen("default") == 1
+
+
+def test_a_broker_only_job_with_a_secret_has_its_lock_and_releases_it(lock_store: redis.Redis, db: None) -> None:
+    first = broker_only_unique_secret.delay("4242")
+    assert broker_only_unique_secret.delay("4242").id == first.id
+    [item] = map(json.loads, lock_store.lrange("default", 0, -1))
+    body = base64.b64decode(item["body"]).decode()
+    Bench().deliver(Message(item["headers"], body, "default"))
+    assert not lock_store.keys("unique:*")
 
 
 def test_a_lock_is_released_when_the_message_could_not_be_sent(
