@@ -237,6 +237,24 @@ def test_an_argument_that_is_no_json_is_refused_at_once(bench: Bench) -> None:
     assert not Job.objects.exists()
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"__type__": "datetime", "__value__": "tomorrow"},
+        {"__type__": "decimal", "__value__": "much"},
+        {"__type__": "uuid", "__value__": "x"},
+        {"__type__": "mood", "__value__": 1},
+    ],
+)
+def test_an_argument_that_no_relay_could_read_again_is_refused_at_once(bench: Bench, value: Any) -> None:
+    """It was a row, and stopped every relay that took it, for all queues."""
+    with pytest.raises(ValueError, match="Celery's JSON"):
+        lab_total.delay([value])
+    with pytest.raises(ValueError, match="Celery's JSON"):
+        lab_total.delay_many([{"numbers": [value]}, {"numbers": []}])
+    assert not Job.objects.exists()
+
+
 @pytest.mark.parametrize("value", ["a\x00b", "half \ud800", float("nan"), [float("inf")], {"\x00": 1}])
 @pytest.mark.parametrize("number", [1, 2])
 def test_an_argument_that_postgresql_cannot_store_is_refused_before_it_is_asked(
