@@ -3,8 +3,12 @@
 import base64
 import json
 import pickle
+from collections.abc import Iterable
 from typing import Any
 from uuid import uuid4
+
+from apps.jobs.envelope import SHOWN
+from apps.jobs.models import DeadLetter
 
 DEEP = "[" * 100_000 + "]" * 100_000
 
@@ -118,6 +122,35 @@ UNUSABLE: dict[str, bytes] = {
     "an argument too many with a NUL": packed(body=[["\x00"], {}, {}]),
     "expired an hour ago": packed(headers={"expires": "2020-01-01T00:00:00+00:00"}),
 }
+
+UNKNOWN = [name for name in UNUSABLE if name.startswith("task is unknown")] + ["task name has a NUL"]
+# What kind of letter each must become. It says what an operator is to do, so one for another will not do.
+KINDS: dict[str, str] = {
+    **dict.fromkeys(UNUSABLE, "undecodable"),
+    **dict.fromkeys(UNKNOWN, "unknown_task"),
+    "an argument too many": "wrong_arguments",
+    "an argument too many with a NUL": "wrong_arguments",
+    "expired an hour ago": "expired",
+}
+
+
+def addressed(name: str) -> bytes:
+    """The item with its name for a routing key, which its letter has for a queue."""
+    return UNUSABLE[name].replace(b'"routing_key": "default"', f'"routing_key": "{name}"'.encode())
+
+
+def kinds_of_letters(letters: Iterable[DeadLetter]) -> dict[str, list[str]]:
+    """By the name of the item that was `addressed`. Of an envelope that cannot be read, the letter shows the text."""
+    found = [(letter.queue, letter.args, letter.kind) for letter in letters]
+    return {
+        name: [kind for queue, args, kind in found if queue == name or (not queue and args == [shown(addressed(name))])]
+        for name in UNUSABLE
+    }
+
+
+def shown(item: bytes) -> str:
+    return item[:SHOWN].decode("utf-8", "replace").replace("\x00", "�")
+
 
 # Odd, but a worker can run it.
 HARMLESS: dict[str, bytes] = {

@@ -25,11 +25,11 @@ from apps.jobs.transport import Client
 from config.broker import DELIVERY_LIMIT
 from tasks.lab import lab_nothing
 from tests.jobs.bench import Bench
-from tests.jobs.malformed import HARMLESS, UNUSABLE, envelope, packed
+from tests.jobs.malformed import HARMLESS, KINDS, UNUSABLE, addressed, envelope, kinds_of_letters, packed
 
 # A task of the worker's, which runs into these later than the consumer does.
 REFUSED_BY_THE_TASK = {"an argument too many", "an argument too many with a NUL", "expired an hour ago"}
-REFUSED_AT_ONCE = {name: item for name, item in UNUSABLE.items() if name not in REFUSED_BY_THE_TASK}
+REFUSED_AT_ONCE = [name for name in UNUSABLE if name not in REFUSED_BY_THE_TASK]
 
 
 class Consumer(JobConsumer):
@@ -72,13 +72,14 @@ def consumer(db: None) -> Consumer:
     return Consumer()
 
 
-@pytest.mark.parametrize("item", REFUSED_AT_ONCE.values(), ids=REFUSED_AT_ONCE.keys())
-def test_a_message_that_nobody_can_run_is_one_dead_letter(consumer: Consumer, item: bytes) -> None:
-    message = consumer.receive(item)
+@pytest.mark.parametrize("name", REFUSED_AT_ONCE)
+def test_a_message_that_nobody_can_run_is_one_dead_letter(consumer: Consumer, name: str) -> None:
+    message = consumer.receive(addressed(name))
     assert consumer.ran == []
     letter = DeadLetter.objects.get()
     assert letter.message
-    assert letter.kind in (DeadLetter.Kind.UNDECODABLE, DeadLetter.Kind.UNKNOWN_TASK)
+    assert letter.kind == KINDS[name]
+    assert kinds_of_letters([letter])[name] == [letter.kind], "the letter does not say which message it stands for"
     message.ack.assert_called_once()
 
 
