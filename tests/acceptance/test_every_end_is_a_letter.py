@@ -11,7 +11,8 @@ from apps.jobs.ledger import NewJob
 from apps.jobs.models import DeadLetter, Job
 from tests.acceptance.misbehaviour import BROKER_ONLY, DURABLE, ENDS
 from tests.acceptance.site import Site, eventually
-from tests.jobs.malformed import UNUSABLE, envelope
+from tests.jobs.malformed import KINDS as KINDS_OF_UNUSABLE
+from tests.jobs.malformed import UNUSABLE, addressed, envelope, kinds_of_letters
 
 Started = dict[str, Any]
 
@@ -96,28 +97,43 @@ def test_no_way_to_end_takes_the_worker_along(site: Site, durable_jobs: Started,
 
 def test_every_malformed_message_is_one_letter_and_the_worker_outlives_them_all(site: Site) -> None:
     eventually(site.is_idle)
-    pid, before = site.pid("worker"), DeadLetter.objects.count()
-    for item in UNUSABLE.values():
-        site.push(item)
+    pid, before = site.pid("worker"), list(DeadLetter.objects.values_list("pk", flat=True))
+    letters = DeadLetter.objects.exclude(pk__in=before)
+    for name in UNUSABLE:
+        site.push(addressed(name))
     eventually(
-        lambda: DeadLetter.objects.count() - before >= len(UNUSABLE),
-        describe=lambda: (DeadLetter.objects.count() - before, len(UNUSABLE), site.last_words("worker")),
+        lambda: letters.count() >= len(UNUSABLE),
+        describe=lambda: (letters.count(), len(UNUSABLE), site.last_words("worker")),
     )
     result = DURABLE["permanent error"].delay()
     eventually(lambda: letter_of(UUID(result.id)))
     eventually(site.is_idle)
-    assert DeadLetter.objects.count() - before == len(UNUSABLE) + 1
+    assert kinds_of_letters(letters.all()) == {name: [kind] for name, kind in KINDS_OF_UNUSABLE.items()}
+    assert letters.count() == len(UNUSABLE) + 1
     assert site.is_running("worker")
     assert site.pid("worker") == pid
 
 
+CORRUPTED: dict[str, dict[str, Any]] = {
+    "undecodable body": {"body": b"{not JSON"},
+    "wrong content type": {"content-type": "application/x-nothing"},
+}
+
+
 def test_a_job_whose_message_was_corrupted_on_its_way_runs_all_the_same(site: Site) -> None:
-    job_id = record("tasks.lab_nothing", run_at=None, delay=3600)
-    Job.objects.filter(pk=job_id).update(state=Job.State.SENT, sent_at="2024-02-05T09:00Z")
-    push(site, headers={"id": str(job_id), "ledger": True}, body=b"{not JSON")
-    eventually(lambda: Job.objects.filter(pk=job_id, state=Job.State.SUCCEEDED).exists() or _hurry(job_id))
+    """The letter is the message's, which no retry of the job uses again: it is there beside a job that succeeds."""
+    jobs = {how: record("tasks.lab_nothing", delay=3600) for how in CORRUPTED}
+    Job.objects.filter(pk__in=jobs.values()).update(state=Job.State.SENT, sent_at="2024-02-05T09:00Z")
+    for how, job_id in jobs.items():
+        # Nobody looks for this queue, and the letter has its name.
+        address = {"delivery_info": {"exchange": "", "routing_key": str(job_id)}}
+        push(site, headers={"id": str(job_id), "ledger": True}, properties=address, **CORRUPTED[how])
+    letters = DeadLetter.objects.filter(queue__in=map(str, jobs.values()))
+    eventually(lambda: letters.count() == len(jobs), describe=lambda: site.last_words("worker"))
+    assert set(letters.values_list("kind", "durable", "job_id")) == {("undecodable", False, None)}
+    eventually(lambda: ledger.hurry(jobs.values()) is not None and have_succeeded(jobs))
+    assert letters.count() == len(jobs)
 
 
-def _hurry(job_id: UUID) -> bool:
-    ledger.hurry([job_id])
-    return False
+def have_succeeded(jobs: Started) -> bool:
+    return Job.objects.filter(pk__in=jobs.values(), state=Job.State.SUCCEEDED).count() == len(jobs)
