@@ -43,7 +43,17 @@ class JobRequest(Request):
         for name in OURS:
             self._request_dict.pop(name, None)
         self.is_handed_back = False
+        self._let_hard_limit_strike()
         meter.received(self)
+
+    def _let_hard_limit_strike(self) -> None:
+        """Celery's pool begins to watch the hard limit when the soft one strikes. A call that sets only a hard one may
+        set it earlier than its task's soft one: then both strike at once.
+        """
+        hard, soft = self.time_limits  # type: ignore[has-type]
+        soft = soft or self._task.soft_time_limit
+        if hard and soft and soft > hard:
+            self.time_limits = (hard, hard)
 
     @cached_property
     def job_id(self) -> UUID:

@@ -1,6 +1,7 @@
 """Every way to end that is not success, made to happen with a real worker: the dead letter is there."""
 
 import json
+import os
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -9,12 +10,18 @@ import pytest
 from apps.jobs import ledger, rescue
 from apps.jobs.ledger import NewJob
 from apps.jobs.models import DeadLetter, Job
-from tests.acceptance.misbehaviour import BROKER_ONLY, DURABLE, ENDS
+from tests.acceptance.misbehaviour import BROKER_ONLY, DURABLE, ENDS, note, note_broker_only
 from tests.acceptance.site import Site, eventually
 from tests.jobs.malformed import KINDS as KINDS_OF_UNUSABLE
 from tests.jobs.malformed import UNUSABLE, addressed, envelope, kinds_of_letters
 
 Started = dict[str, Any]
+# A task that knows no limit, and a call that sets one.
+FOR_A_MINUTE = {"book": os.devnull, "seconds": 60}
+LIMITS_OF_THE_CALL: dict[str, dict[str, float]] = {
+    "soft time limit of the call": {"soft_time_limit": 1, "time_limit": 60},
+    "hard time limit of the call": {"time_limit": 1},
+}
 
 
 def record(task: str, **options: Any) -> UUID:
@@ -39,6 +46,8 @@ def durable_jobs(installation: Site, django_db_blocker: Any) -> Started:
         jobs["unknown task"] = record("acceptance.of_the_next_release")
         jobs["wrong arguments"] = record("tasks.lab_add", args=[1, 2, 3])
         jobs["expired"] = UUID(DURABLE["permanent error"].apply_async(expires=-1).id)
+        for how, limits in LIMITS_OF_THE_CALL.items():
+            jobs[how] = UUID(note.apply_async(kwargs=FOR_A_MINUTE, **limits).id)
     return jobs
 
 
@@ -49,10 +58,12 @@ def broker_only_jobs(installation: Site, django_db_blocker: Any) -> Started:
         jobs: Started = {how: UUID(installation.publish(task).id) for how, task in BROKER_ONLY.items()}
         jobs["wrong arguments"] = push(installation, body=[[1, 2, 3], {}, {}])
         jobs["expired"] = UUID(installation.publish(BROKER_ONLY["permanent error"], expires=-1).id)
+        for how, limits in LIMITS_OF_THE_CALL.items():
+            jobs[how] = UUID(installation.publish(note_broker_only, kwargs=FOR_A_MINUTE, **limits).id)
     return jobs
 
 
-KINDS = {how: kind for how, (_, _, kind) in ENDS.items()}
+KINDS = {**{how: kind for how, (_, _, kind) in ENDS.items()}, **dict.fromkeys(LIMITS_OF_THE_CALL, "time_limit")}
 DURABLE_KINDS = {**KINDS, "unknown task": "unknown_task", "wrong arguments": "wrong_arguments", "expired": "expired"}
 BROKER_ONLY_KINDS = {**KINDS, "wrong arguments": "wrong_arguments", "expired": "expired"}
 

@@ -204,6 +204,20 @@ def test_time_limits_of_the_call_arrive_at_the_worker(bench: Bench) -> None:
     assert list(seen[0]["timelimit"]) == [9, 8]
 
 
+@pytest.mark.parametrize(
+    ("limits", "struck_at"),
+    [({"time_limit": 9}, [9, 9]), ({"time_limit": 999}, [999, 240]), ({"soft_time_limit": 8}, [300, 8])],
+    ids=["hard before the task's soft", "hard after it", "soft"],
+)
+def test_a_hard_limit_of_the_call_strikes_though_the_tasks_soft_one_is_later(
+    bench: Bench, limits: dict[str, float], struck_at: list[float]
+) -> None:
+    """The pool looks at a hard limit only when the soft one has struck."""
+    look_at_request.apply_async(**limits)
+    [message] = bench.send()
+    assert list(bench.request(message).time_limits) == struck_at
+
+
 def test_a_job_has_the_id_that_the_caller_chose(bench: Bench) -> None:
     chosen = str(uuid4())
     assert lab_nothing.apply_async(task_id=chosen).id == chosen
