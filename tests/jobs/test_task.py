@@ -396,6 +396,79 @@ def test_backoff_grows_with_each_retry(bench: Bench, monkeypatch: pytest.MonkeyP
     assert waits == [10, 20]
 
 
+class OutOfStock(Unreachable):
+    pass
+
+
+def fail_with(error: str) -> None:
+    seen.append(error)
+    raise {"unreachable": Unreachable, "out of stock": OutOfStock}[error]("nobody there")
+
+
+RETRIED_SOON: dict[str, Any] = {"autoretry_for": (Unreachable,), "max_retries": 2, "default_retry_delay": 1}
+# Retried without a limit, and the second wait would be 20 s, and the third 40.
+BACKOFF: dict[str, Any] = {"autoretry_for": (Unreachable,), "max_retries": None, "retry_backoff": 10}
+steady = shared_task(name="tests.steady", **BACKOFF, retry_jitter=False)(fail_with)
+capped = shared_task(name="tests.capped", **BACKOFF, retry_jitter=False, retry_backoff_max=15)(fail_with)
+
+
+@pytest.mark.parametrize(("task", "waits"), [(steady, [10, 20, 40]), (capped, [10, 15, 15])], ids=["steady", "capped"])
+def test_backoff_without_jitter_doubles_exactly_and_no_further_than_its_maximum(
+    bench: Bench, task: JobTask, waits: list[int]
+) -> None:
+    result = task.delay("unreachable")
+    for wait in waits:
+        bench.run_due()
+        assert seconds_from_now(job_of(result).run_at) == pytest.approx(wait, abs=2)
+        Job.objects.update(run_at=timezone.now())
+
+
+def test_jitter_waits_for_any_part_of_the_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.randrange", lambda longest: longest // 2)
+    result = fail_twice.delay()
+    bench.run_due()
+    assert seconds_from_now(job_of(result).run_at) == pytest.approx(5, abs=2)
+
+
+choosy = shared_task(name="tests.choosy", dont_autoretry_for=(OutOfStock,), **RETRIED_SOON)(fail_with)
+expecting = shared_task(name="tests.expecting", throws=(OutOfStock,), **RETRIED_SOON)(fail_with)
+by_kwargs = shared_task(
+    name="tests.by_kwargs", autoretry_for=(Unreachable,), retry_kwargs={"max_retries": 1, "countdown": 300}
+)(fail_with)
+
+
+def test_an_error_that_is_named_in_dont_autoretry_for_is_permanent_though_its_parent_is_retried(bench: Bench) -> None:
+    retried, permanent = choosy.delay("unreachable"), choosy.delay("out of stock")
+    bench.run_all()
+    assert seen.count("unreachable") == 3
+    assert seen.count("out of stock") == 1
+    assert (bench.letter(retried).kind, bench.letter(permanent).kind) == ("exhausted", "permanent")
+
+
+def test_an_error_that_a_task_throws_is_retried_and_dies_like_any_other_and_is_logged_as_no_alarm(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`throws` says how it is logged: "expected", at INFO and without a traceback."""
+    caplog.set_level("INFO", logger="celery.app.trace")
+    expected, other = expecting.delay("out of stock"), expecting.delay("unreachable")
+    bench.run_all()
+    assert (bench.letter(expected).kind, bench.letter(other).kind) == ("exhausted", "exhausted")
+    levels = {
+        record.levelname
+        for record in caplog.records
+        if record.name == "celery.app.trace" and expected.id in record.getMessage() and "raised" in record.getMessage()
+    }
+    assert levels == {"INFO"}
+
+
+def test_retry_kwargs_say_how_often_and_when(bench: Bench) -> None:
+    result = by_kwargs.delay("unreachable")
+    bench.run_due()
+    assert seconds_from_now(job_of(result).run_at) == pytest.approx(300, abs=2)
+    bench.run_all()
+    assert (len(seen), bench.letter(result).attempts) == (2, 2)
+
+
 def test_a_retry_by_hand_waits_as_long_as_it_says(bench: Bench) -> None:
     result = retry_by_hand.delay()
     bench.run_due()
