@@ -1,12 +1,18 @@
 """PostgreSQL away, at the worst moment: nothing is lost, and everything goes on by itself when it is back."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from django.db.models import Q
+from django.utils import timezone
 
+from apps.jobs import ledger
+from apps.jobs.ledger import NewJob
 from apps.jobs.models import DeadLetter, Job
 from tasks.lab import lab_add, lab_nothing
 from tests.acceptance.misbehaviour import BROKER_ONLY, DURABLE, ENDS, note
@@ -14,6 +20,10 @@ from tests.acceptance.site import Site, eventually
 from tests.jobs.malformed import packed
 
 ALL = len(ENDS)
+
+
+def a_job(task: str, **fields: Any) -> NewJob:
+    return NewJob(**{"task": task, "args": [], "kwargs": {}, "queue": "default", **fields})
 
 
 def without_a_letter(jobs: dict[str, UUID]) -> list[str]:
@@ -50,18 +60,65 @@ def test_a_broker_only_job_that_ends_badly_just_then_still_leaves_its_letter(sit
     eventually(lambda: not without_a_letter(jobs), describe=lambda: (without_a_letter(jobs), site.last_words("worker")))
 
 
-def test_a_malformed_message_that_comes_just_then_still_leaves_its_letter(site: Site) -> None:
+# What is wrong with a message that reaches no task, and the kind of its letter. Its body shows its id, because of what
+# is no task call that is all that the letter knows.
+NEVER_RUN: dict[str, tuple[Callable[[str], dict[str, Any]], str]] = {
+    "undecodable body": (lambda task_id: {"body": f"{{not JSON {task_id}".encode()}, "undecodable"),
+    "wrong content type": (
+        lambda task_id: {"body": task_id.encode(), "content-type": "application/x-nothing"},
+        "undecodable",
+    ),
+    "unknown task": (
+        lambda task_id: {"headers": {"id": task_id, "task": "tasks.of_the_next_release"}, "body": [[task_id], {}, {}]},
+        "unknown_task",
+    ),
+    "wrong arguments": (lambda task_id: {"headers": {"id": task_id}, "body": [[1], {}, {}]}, "wrong_arguments"),
+    "expired": (lambda task_id: {"headers": {"id": task_id, "expires": "2020-01-01T00:00:00+00:00"}}, "expired"),
+}
+NEVER_RUN_OF_THE_LEDGER: dict[str, tuple[NewJob, str]] = {
+    "durable unknown task": (a_job("acceptance.of_the_next_release"), "unknown_task"),
+    "durable wrong arguments": (a_job("tasks.lab_add", args=[1, 2, 3]), "wrong_arguments"),
+    "durable expired": (a_job("tasks.lab_nothing", expires_at=datetime(2020, 1, 1, tzinfo=UTC)), "expired"),
+}
+
+
+def test_a_message_that_reaches_no_task_and_comes_just_then_still_leaves_its_letter(site: Site) -> None:
     eventually(site.is_idle)
-    before = DeadLetter.objects.count()
-    task_id = str(uuid4())
+    ids = {how: str(uuid4()) for how in NEVER_RUN}
+    jobs = {how: str(sent(job)) for how, (job, _) in NEVER_RUN_OF_THE_LEDGER.items()}
     site.postgres.stop()
-    # Not the one that other tests push: a message that comes again has its letter already.
-    site.push(packed(body=b"{not JSON"))
-    site.push(packed(headers={"task": "tasks.of_the_next_release", "id": task_id}))
-    eventually(lambda: waiting(site) == 2)
+    for how, job_id in jobs.items():
+        job, _ = NEVER_RUN_OF_THE_LEDGER[how]
+        site.push(packed(headers={"task": job.task, "id": job_id, "ledger": True}, body=[job.args, job.kwargs, {}]))
+    for how, task_id in ids.items():
+        site.push(packed(**NEVER_RUN[how][0](task_id)))
+    eventually(lambda: waiting(site) == len(ids) + len(jobs), describe=lambda: site.last_words("worker"))
     site.postgres.start()
-    eventually(lambda: DeadLetter.objects.count() == before + 2, describe=lambda: site.last_words("worker"))
+    kinds = {how: [kind] for how, (_, kind) in (NEVER_RUN | NEVER_RUN_OF_THE_LEDGER).items()}
+    everything = ids | jobs
+    eventually(
+        lambda: kinds_found(everything) == kinds,
+        describe=lambda: (kinds_found(everything), site.last_words("worker")),
+    )
     eventually(site.is_idle)
+    assert kinds_found(everything) == kinds
+
+
+def sent(job: NewJob) -> UUID:
+    """Its message is on the way, and the relay has no reason to send another."""
+    [recorded] = ledger.record([replace(job, id=uuid4(), delay=3600)])
+    Job.objects.filter(pk=recorded.id).update(state=Job.State.SENT, sent_at=timezone.now(), run_at=timezone.now())
+    return recorded.id
+
+
+def kinds_found(ids: dict[str, str]) -> dict[str, list[str]]:
+    """Of the letters for each job, or for the message that shows its id."""
+    return {
+        how: list(
+            DeadLetter.objects.filter(Q(job_id=task_id) | Q(args__0__icontains=task_id)).values_list("kind", flat=True)
+        )
+        for how, task_id in ids.items()
+    }
 
 
 def waiting(site: Site) -> int:
