@@ -71,6 +71,21 @@ def test_a_pool_gives_a_job_all_that_any_other_gives_it(stand_in: Site, book: Pa
     ledger.cancel(job_of(endless).pk)
 
 
+def test_a_child_that_is_replaced_under_load_loses_nothing_and_counts_no_crash(stand_in: Site) -> None:
+    """`max_tasks_per_child`, against a task that leaks memory."""
+    site = stand_in
+    site.start_worker("worker", "--max-tasks-per-child=5", concurrency=2)
+    first = {child.pid for child in site.children("worker")}
+    ids = lab_add.delay_many([{"x": x, "y": 1} for x in range(40)])
+    jobs = Job.objects.filter(pk__in=ids)
+    eventually(
+        lambda: jobs.filter(state=Job.State.SUCCEEDED).count() == len(ids),
+        describe=lambda: (list(jobs.values_list("state", "attempts")), site.last_words("worker")),
+    )
+    assert not jobs.exclude(attempts=1, crashes=0, errors=[]).exists()
+    eventually(lambda: not first & {child.pid for child in site.children("worker")})
+
+
 def processes(site: Site) -> int:
     """Of the pool, and now and then one more, which waits to be taken notice of."""
     return sum(map(is_alive, site.children("worker")))
