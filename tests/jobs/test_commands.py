@@ -113,6 +113,42 @@ def test_replay_of_many_is_spread_over_the_time_that_is_given() -> None:
     assert timedelta(minutes=14) < last - first < timedelta(minutes=16)
 
 
+NARROWED_DOWN = ["--task=tasks.lab_add", "--fingerprint=abc", "--since=2h"]
+
+
+def chosen_and_others() -> tuple[DeadLetter, list[DeadLetter]]:
+    """The one letter that all three options mean, and for each of them one that only this option leaves out."""
+    chosen = letter(fingerprint="abcdef")
+    others = [
+        letter(fingerprint="abcdef", task="tasks.lab_total", kwargs={"numbers": [1]}),
+        letter(fingerprint="ffabcd"),
+        letter(fingerprint="abcdef", created_at=timezone.now() - timedelta(hours=3)),
+    ]
+    return chosen, others
+
+
+@pytest.mark.parametrize(("action", "state"), [(["replay"], "replayed"), (["discard", "--reason=x"], "discarded")])
+def test_only_what_every_option_means_is_replayed_or_discarded(action: list[str], state: str) -> None:
+    chosen, others = chosen_and_others()
+
+    run("dead_letters", *action, *NARROWED_DOWN)
+
+    assert (state_of(chosen), set(map(state_of, others))) == (state, {"open"})
+    assert Job.objects.count() == (state == "replayed")
+
+
+@pytest.mark.parametrize("option", range(3))
+@pytest.mark.parametrize("action", [["replay"], ["discard", "--reason=x"]])
+def test_each_option_is_enough_to_say_which_ones(action: list[str], option: int) -> None:
+    chosen, others = chosen_and_others()
+
+    run("dead_letters", *action, NARROWED_DOWN[option])
+
+    still_open = [other for other in others if state_of(other) == "open"]
+    assert state_of(chosen) != "open"
+    assert still_open == [others[option]]
+
+
 def test_a_dry_run_changes_nothing_and_says_how_many() -> None:
     dead = letter()
     letter(task="tasks.lab_total")
