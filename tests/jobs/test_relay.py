@@ -1,17 +1,19 @@
 """The relay: what is due is published, once if all goes well and again if not; what is lost comes back."""
 
 import json
+import signal
 import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 from unittest.mock import Mock
+from uuid import UUID
 
 import pytest
 import redis
 from celery import current_app
 from django.conf import settings
-from django.db import DataError
+from django.db import DataError, connection
 from django.utils import timezone
 
 from apps.jobs import connections, dead_letters, ledger, queues, rescue
@@ -158,6 +160,83 @@ def test_a_stop_is_obeyed_between_two_batches(relay: Relay, monkeypatch: pytest.
     monkeypatch.setattr(relay, "_turn", turn)
     relay.run()
     assert turns == [1]
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """A relay that runs in the process of the tests leaves its signals as they were."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_in_the_middle_of_a_batch_lets_it_finish_and_begins_no_other(
+    relay: Relay, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch, own_signals: None, number: signal.Signals
+) -> None:
+    monkeypatch.setattr("apps.jobs.relay.BATCH", 2)
+    first, second, third = (lab_nothing.delay() for _ in range(3))
+    publish = relay._publish
+
+    def publish_while_stopped(due: Any) -> None:
+        signal.raise_signal(number)
+        publish(due)
+
+    monkeypatch.setattr(relay, "_publish", publish_while_stopped)
+    relay.run()
+    assert sorted(ids_in(valkey)) == sorted([first.id, second.id])
+    assert set(Job.objects.filter(state=Job.State.SENT).values_list("pk", flat=True)) == {
+        UUID(first.id),
+        UUID(second.id),
+    }
+    assert Job.objects.get(pk=third.id).state == Job.State.QUEUED
+
+
+# --- What nobody tells the relay --------------------------------------------------------------------------------------
+
+
+def test_a_job_that_is_due_without_a_notification_waits_for_the_poll_and_no_longer(
+    relay: Relay, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apps.jobs.relay.POLL_EVERY", 0.2)
+    waits: list[tuple[float, bool]] = []
+    wait = relay.ear.wait
+
+    def wait_while_it_becomes_due(timeout: float) -> None:
+        Job.objects.update(run_at=timezone.now())  # as a person does it in psql
+        waits.append((timeout, wait(timeout)))
+
+    monkeypatch.setattr(relay.ear, "wait", wait_while_it_becomes_due)
+    result = lab_nothing.apply_async(countdown=3600)
+    wait(0.01)  # it listens; what it has been told so far, it has heard
+    relay._turn()
+    assert (waits, ids_in(valkey)) == ([(0.2, False)], []), "it was told"
+    relay._turn()
+    assert ids_in(valkey) == [result.id]
+
+
+def test_a_relay_whose_ear_is_cut_off_listens_again_and_publishes(
+    relay: Relay, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch, own_signals: None
+) -> None:
+    cut_off = relay.ear._listening()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [cut_off.info.backend_pid])
+    results = []
+    # It notices as it begins to wait. Of what is recorded before it listens again, nobody tells it.
+    monkeypatch.setattr("apps.jobs.relay.time.sleep", lambda _: results.append(lab_nothing.delay()))
+    publish = relay._publish
+
+    def publish_and_stop(due: Any) -> None:
+        publish(due)
+        relay._stop()
+
+    monkeypatch.setattr(relay, "_publish", publish_and_stop)
+    relay.run()
+    assert ids_in(valkey) == [result.id for result in results]
+    assert len(results) == 1
+    assert relay.ear.wait(0.01) is False
+    assert relay.ear._session is not cut_off
 
 
 def test_a_database_that_is_away_is_no_reason_to_stop(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
