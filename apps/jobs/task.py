@@ -369,7 +369,8 @@ class JobTask(celery.Task):
 
     def _kind(self, exc: BaseException, retries: int) -> Kind | None:
         """Exhausted, if no retry was left for an error that is retried; None: the exception itself says."""
-        if kind_of(exc) is not Kind.PERMANENT or self.max_retries is None or retries < self.max_retries:
+        max_retries = getattr(self, "retry_kwargs", {}).get("max_retries", self.max_retries)
+        if kind_of(exc) is not Kind.PERMANENT or max_retries is None or retries < max_retries:
             return None
         retried_for = tuple(getattr(self, "autoretry_for", ()))
         # A task that calls `self.retry` itself does not say for what: it has been retried, and this was the last time.
