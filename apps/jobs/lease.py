@@ -137,9 +137,11 @@ class LeaseStep(bootsteps.StartStopStep):
 
     def _terminate(self, parent: Any, job_id: UUID) -> None:
         """A cancelled job that has not stopped by itself: end its process, where the pool has processes."""
-        request = state.requests.get(str(job_id))
-        if request is not None and pool_is(parent, "prefork"):
-            request.terminate(parent.pool, signal="KILL")
+        if pool_is(parent, "prefork"):
+            for request in tuple(state.active_requests):
+                # Not by `state.requests`: a second message of the job, which is dropped, takes its place there.
+                if job_id_of(request.id) == job_id:
+                    request.terminate(parent.pool, signal="KILL")
 
     def stop(self, parent: Any) -> None:
         """The pool has been stopped before us, so what the ledger still shows as ours is nobody's."""

@@ -35,8 +35,7 @@ def step(db: None, parent: Mock) -> Iterator[LeaseStep]:
     step.start(parent)
     yield step
     lease._this.is_stopping = False
-    state.active_requests.clear()
-    state.reserved_requests.clear()
+    state.reset_state()
 
 
 def running(bench: Bench) -> Job:
@@ -44,7 +43,7 @@ def running(bench: Bench) -> Job:
     job = bench.job(lab_nothing.delay())
     assert ledger.claim({job.pk: 0}, lease.worker_id())
     request = Request(str(job.pk))
-    state.reserved_requests.add(request)
+    state.task_reserved(request)
     state.active_requests.add(request)
     requests.append(request)
     return job
@@ -53,6 +52,7 @@ def running(bench: Bench) -> Job:
 class Request:
     def __init__(self, request_id: str) -> None:
         self.id = request_id
+        self.terminate = Mock()
 
 
 requests: list[Request] = []
@@ -113,12 +113,19 @@ def _away() -> list[UUID]:
 
 def test_a_cancelled_job_is_ended_with_its_process(bench: Bench, step: LeaseStep, parent: Mock) -> None:
     job = running(bench)
-    request = Mock()
-    state.requests[str(job.pk)] = request
     ledger.cancel(job.pk)
     step._beat(parent)
-    request.terminate.assert_called_once_with(parent.pool, signal="KILL")
-    del state.requests[str(job.pk)]
+    requests[-1].terminate.assert_called_once_with(parent.pool, signal="KILL")
+
+
+def test_a_second_message_of_a_cancelled_job_does_not_save_it(bench: Bench, step: LeaseStep, parent: Mock) -> None:
+    job = running(bench)
+    second = Request(str(job.pk))
+    state.task_reserved(second)
+    state.task_ready(second)
+    ledger.cancel(job.pk)
+    step._beat(parent)
+    requests[-1].terminate.assert_called_once_with(parent.pool, signal="KILL")
 
 
 def test_without_processes_a_cancelled_job_is_left_to_its_checkpoints(
@@ -126,12 +133,9 @@ def test_without_processes_a_cancelled_job_is_left_to_its_checkpoints(
 ) -> None:
     parent.pool_cls.__module__ = "celery.concurrency.gevent"
     job = running(bench)
-    request = Mock()
-    state.requests[str(job.pk)] = request
     ledger.cancel(job.pk)
     step._beat(parent)
-    request.terminate.assert_not_called()
-    del state.requests[str(job.pk)]
+    requests[-1].terminate.assert_not_called()
 
 
 def test_stopping_gives_back_what_still_runs_and_counts_nothing(bench: Bench, step: LeaseStep, parent: Mock) -> None:
