@@ -97,8 +97,9 @@ class Claims:
 
 
 def waiting() -> list["JobRequest"]:
-    """Claimed, and not with the pool yet. What has no row comes back from the broker by itself."""
-    return [request for request in tuple(state.reserved_requests) if request.has_row and request.waits_for_pool]
+    """Claimed, and no process has it yet. What has no row comes back from the broker by itself."""
+    reserved = tuple(state.reserved_requests)
+    return [request for request in reserved if request.token is not None and not request.is_with_pool]
 
 
 def hand_back(requests: Iterable["JobRequest"]) -> None:

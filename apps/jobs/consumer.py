@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from celery import current_app
+from celery.worker import state
 from celery.worker.consumer import Consumer
 from django.db import DatabaseError, InterfaceError
 from kombu.exceptions import ContentDisallowed, DecodeError
@@ -60,9 +61,15 @@ class JobConsumer(Consumer):
             endings.batch.timer = self.timer
 
     def on_close(self) -> None:
-        """The connection is lost. Celery forgets what is not with the pool; claimed, it would be ours for a lease."""
+        """The connection is lost. Celery forgets what has not begun; claimed, it would be ours for a lease.
+
+        What the pool runs all the same stays ours, and its lease is renewed. The rest is any worker's.
+        """
         waiting = claims.waiting()
+        kept = [request for request in tuple(state.reserved_requests) if request.is_with_pool]
         super().on_close()
+        for request in kept:
+            state.task_reserved(request)
         claims.hand_back(waiting)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:

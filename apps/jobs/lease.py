@@ -180,8 +180,12 @@ def renew_leases() -> list[UUID]:
 
 
 def held_jobs() -> list[UUID]:
-    """Reserved is what waits for a process as well: it may be claimed already."""
-    return [job_id_of(request.id) for request in tuple(state.reserved_requests)] + endings.not_written_yet()
+    """Reserved is what waits for a process as well: it may be claimed already.
+
+    Active alone is what began after Celery had forgotten it, with a connection.
+    """
+    held = tuple(state.reserved_requests | state.active_requests)
+    return [job_id_of(request.id) for request in held] + endings.not_written_yet()
 
 
 def begin_shutdown(**signal_fields: Any) -> None:

@@ -1,13 +1,16 @@
-"""Celery's pool of processes, when a child dies while the broker is away, and when the worker is stopped.
+"""Celery's pool of processes, when the broker is lost, when a child dies meanwhile, and when the worker is stopped.
 
-Problem. When the worker is connected again it watches all its children anew. One that has died meanwhile and is not
-replaced yet has nothing left to watch, and Celery 5.7.0 exits over it: "file descriptor is None". It exits as well
-over a child that a job kills before the worker looks at its pool for the first time. And a child that is told to end
-waits for up to 30 s until the main process has read all that it reported, which at a stop under load nobody does any
-more: that is as long as a platform waits before it kills, and what still runs is handed back only after it.
+Problem. When the connection is lost, Celery forgets all jobs that no child has reported as begun. But those that were
+written to a child run all the same, and nobody hears of their ends. When the worker is connected again it watches all
+its children anew. One that has died meanwhile and is not replaced yet has nothing left to watch, and Celery 5.7.0 exits
+over it: "file descriptor is None". It exits as well over a child that a job kills before the worker looks at its pool
+for the first time. And a child that is told to end waits for up to 30 s until the main process has read all that it
+reported, which at a stop under load nobody does any more: that is as long as a platform waits before it kills, and what
+still runs is handed back only after it.
 
-Guarantee. Such a child is passed over. The pool replaces it at its next look, five seconds later at most. A stop waits
-for no child once nobody reads.
+Guarantee. What a child was given stays a job of this pool; what none was given is forgotten, and the worker hands it
+back. A child that died meanwhile is passed over. The pool replaces it at its next look, five seconds later at most. A
+stop waits for no child once nobody reads.
 """
 
 from typing import Any
@@ -35,6 +38,21 @@ class Pool(AsynPool):
         has_died = getattr(proc, "_sentinel_poll", hub) is None
         if not has_died:
             super()._track_child_process(proc, hub)
+
+    def flush(self) -> None:
+        """The connection is lost. Celery keeps what is accepted, ends what it has begun to write, and forgets the rest.
+
+        So what a child was given counts as accepted meanwhile. If the child has died, its job waits for another one.
+        """
+        given = [job for job in self._cache.values() if job._write_to is not None and not job._accepted]
+        for job in given:
+            job._accepted = True
+        super().flush()
+        for job in given:
+            job._accepted = job._worker_pid is not None
+            if not job._accepted and not job._write_to._is_alive():
+                self._cache[job._job] = job
+                self._put_back(job)
 
     def did_start_ok(self) -> bool:
         """Celery asks once, at the start: a pool has failed to start if none of its children lives."""

@@ -77,6 +77,13 @@ class JobRequest(Request):
         is_claimed = self.token is not None or not self.has_row
         return is_claimed and self._apply_result is None and not self.is_handed_back
 
+    @property
+    def is_with_pool(self) -> bool:
+        """Whether it runs here, or will: of a prefork pool, a child was given the message, or a part of it."""
+        if self._apply_result is None:
+            return False
+        return getattr(self._apply_result(), "_write_to", self) is not None
+
     def forgo(self) -> None:
         """It will not be started here."""
         self.is_handed_back = True

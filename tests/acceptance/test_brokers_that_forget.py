@@ -10,6 +10,7 @@ from apps.jobs.models import Job
 from tasks.lab import lab_add, lab_nothing
 from tests.acceptance.misbehaviour import note
 from tests.acceptance.site import Site, eventually
+from tests.acceptance.test_workers_that_die import starts
 
 SUCCEEDED = Job.State.SUCCEEDED
 # A web request may not wait for a broker; a durable `.delay()` is one statement of a few milliseconds.
@@ -59,6 +60,27 @@ def test_a_job_that_runs_through_a_restart_of_the_broker_runs_once(site: Site, b
     eventually(lambda: all_have_run([result.id, marker.id]))
     assert book.read_text().count("start") == 1
     assert site.is_running("worker")
+
+
+def test_a_worker_whose_connection_is_cut_again_and_again_runs_each_of_its_jobs_once(site: Site, book: Path) -> None:
+    """Whatever it has just claimed, given to a child or heard from one. The long job outlasts its lease."""
+    long = note.delay(book=str(book), seconds=6)
+    ids = note.delay_many([{"book": str(book), "seconds": 0.03} for _ in range(600)])
+    ended = Job.objects.filter(pk__in=ids, state=SUCCEEDED)
+    eventually(lambda: f"start {long.id}" in book.read_text())
+    for cut in range(1, 7):
+        eventually(lambda cut=cut: ended.count() > 80 * cut, describe=lambda: site.last_words("worker"))  # type: ignore[misc]
+        cut_connections(site)
+    eventually(lambda: all_have_run([*ids, long.id]), describe=lambda: site.last_words("worker"))
+    twice = {job_id: count for job_id, count in starts(book).items() if count > 1}
+    lost = list(Job.objects.filter(pk__in=[*ids, long.id]).exclude(attempts=1, crashes=0).values("id", "errors"))
+    assert (twice, lost) == ({}, [])
+
+
+def cut_connections(site: Site) -> None:
+    """As a proxy in between does; the broker itself forgets nothing."""
+    with site.valkey.client() as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal")
 
 
 def test_while_the_broker_is_away_jobs_are_accepted_at_once_and_run_later(site: Site) -> None:

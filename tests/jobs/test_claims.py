@@ -237,6 +237,23 @@ def test_what_was_not_started_when_the_broker_was_lost_is_handed_back(main: Main
     assert (bench.job(job).state, bench.job(job).attempts) == (Job.State.QUEUED, 0)
 
 
+def test_what_a_process_was_given_when_the_broker_was_lost_is_not(main: Main, bench: Bench) -> None:
+    lab_nothing.delay_many([{}] * 2)
+    given, waiting = main.fetch(bench.send())
+    main.timer.pass_time()
+    given._apply_result = lambda: Mock(_write_to=Mock())
+    waiting._apply_result = lambda: Mock(_write_to=None)
+    assert claims.waiting() == [waiting]
+
+
+def test_a_pool_of_threads_runs_all_that_it_was_given(main: Main, bench: Bench) -> None:
+    lab_nothing.delay()
+    [request] = main.fetch(bench.send())
+    main.timer.pass_time()
+    request._apply_result = lambda: None  # a weak reference, to what nobody keeps
+    assert claims.waiting() == []
+
+
 def test_successes_are_written_in_one_statement_and_acknowledged_only_then(
     main: Main, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

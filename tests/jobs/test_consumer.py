@@ -16,7 +16,7 @@ from django.db import OperationalError
 from kombu.transport.virtual import Channel, Message
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from apps.jobs import connections, dead_letters, lease
+from apps.jobs import connections, dead_letters, lease, ledger
 from apps.jobs.consumer import BadMessage, JobConsumer
 from apps.jobs.envelope import DELIVERIES, readable
 from apps.jobs.failures import Failure
@@ -70,6 +70,23 @@ class Consumer(JobConsumer):
 @pytest.fixture
 def consumer(db: None) -> Consumer:
     return Consumer()
+
+
+def test_when_the_connection_is_lost_what_a_child_was_given_stays_ours_and_the_rest_is_handed_back(
+    consumer: Consumer, bench: Bench
+) -> None:
+    lab_nothing.delay_many([{}] * 2)
+    given, waiting = map(bench.request, bench.send())
+    tokens = ledger.claim({given.job_id: 0, waiting.job_id: 0}, lease.worker_id())
+    for request in (given, waiting):
+        request.grant(tokens[request.job_id], claimed_at=0.0, ends_here=True)
+        state.task_reserved(request)
+    given._apply_result = lambda: Mock(_write_to=Mock())
+    consumer.on_close()
+    assert list(state.reserved_requests) == [given]
+    assert bench.job(given).state == Job.State.RUNNING
+    assert bench.job(waiting).state == Job.State.QUEUED
+    state.reset_state()
 
 
 @pytest.mark.parametrize("name", REFUSED_AT_ONCE)

@@ -80,6 +80,17 @@ def test_a_beat_renews_what_runs_and_says_that_we_live(bench: Bench, step: Lease
     assert (row.heartbeat_at.year > 2024, row.busy) == (True, 1)
 
 
+def test_a_job_that_began_after_its_connection_was_lost_is_renewed(bench: Bench, step: LeaseStep, parent: Mock) -> None:
+    """Celery forgets what it had reserved; a thread of the pool starts it all the same."""
+    job = running(bench)
+    state.reserved_requests.clear()
+    Job.objects.update(lease_until="2024-02-05T09:00Z")
+    step._beat(parent)
+    job.refresh_from_db()
+    assert job.lease_until is not None
+    assert job.lease_until.year > 2024
+
+
 def test_a_request_of_a_stranger_does_not_end_the_renewals(bench: Bench, step: LeaseStep, parent: Mock) -> None:
     job = running(bench)
     stranger = Request("an id that is no UUID")

@@ -1,5 +1,11 @@
+from collections import deque
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
+
+import pytest
+from billiard.pool import RUN, ApplyResult
+from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 
 from apps.jobs.prefork import EVERYTHING, Pool, ResultHandler
 
@@ -46,3 +52,56 @@ def test_when_the_last_job_of_a_stopping_worker_is_read_no_child_waits_for_the_r
     handler.__dict__.update(cache={}, fileno_to_outq={}, on_ready_counters={7: read})
     handler.on_stop_not_started()
     assert read.value == EVERYTHING
+
+
+@pytest.fixture
+def pool() -> Pool:
+    """Two processes' worth of Celery's pool, as far as it forgets jobs."""
+    pool = Pool.__new__(Pool)
+    pool._state, pool.synack, pool._cache, pool.outbound_buffer = RUN, False, {}, deque()
+    pool._active_writers, pool._active_writes, pool._busy_workers = set(), set(), {1, 2}
+    pool._putlock = LaxBoundedSemaphore(2)
+    pool.maintain_pool, pool._put_back = Mock(), pool.outbound_buffer.appendleft
+    return pool
+
+
+def job_in(pool: Pool, child: Any = None) -> Any:
+    job = ApplyResult(pool._cache, None)
+    job._write_to = child
+    if child is None:
+        pool.outbound_buffer.append(job)
+    return job
+
+
+def child(is_alive: bool = True) -> SimpleNamespace:
+    return SimpleNamespace(inqW_fd=1, _is_alive=lambda: is_alive)
+
+
+def test_when_the_broker_is_lost_the_job_that_a_child_was_given_stays_and_the_one_that_none_was_goes(
+    pool: Pool,
+) -> None:
+    given, accepted, waiting = job_in(pool, child()), job_in(pool, child()), job_in(pool)
+    accepted._ack(None, 0.0, 7, None)
+    pool.flush()
+    assert list(pool._cache.values()) == [given, accepted]
+    assert (given.accepted(), accepted.accepted()) == (False, True)
+    assert waiting not in pool.outbound_buffer
+
+
+def test_a_child_that_was_given_a_job_is_given_no_other_when_the_broker_is_back(pool: Pool) -> None:
+    job_in(pool, child())
+    pool.flush()
+    assert pool._busy_workers == {1}
+
+
+def test_the_job_of_a_child_that_died_as_the_broker_was_lost_waits_for_another(pool: Pool) -> None:
+    job = job_in(pool, child(is_alive=False))
+    pool.flush()
+    assert (list(pool.outbound_buffer), list(pool._cache.values())) == ([job], [job])
+
+
+def test_what_a_child_reports_meanwhile_counts(pool: Pool) -> None:
+    job = job_in(pool, child())
+    pool.maintain_pool = lambda: job._ack(None, 0.0, 7, None)
+    pool.flush()
+    assert job.accepted()
