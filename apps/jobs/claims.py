@@ -49,6 +49,11 @@ class Claims:
         batch = self.batch if request.has_row else self.without_row
         batch.add(request, within=0.0)
 
+    def forget(self) -> None:
+        """The connection is lost, and these messages with it: they come back, to any worker."""
+        self.batch.items.clear()
+        self.without_row.items.clear()
+
     def _claim(self, requests: list["JobRequest"]) -> None:
         first = {request.job_id: request for request in reversed(requests)}
         claimed_at = time.monotonic()

@@ -56,8 +56,10 @@ class JobConsumer(Consumer):
 
     def __init__(self, on_task_request: Callable[[Any], Any], **options: Any) -> None:
         super().__init__(on_task_request, **options)
+        self.claims: Claims | None = None
         if self.hub:
-            self.on_task_request: Callable[[Any], Any] = Claims(self, on_task_request).on_task_request
+            self.claims = Claims(self, on_task_request)
+            self.on_task_request: Callable[[Any], Any] = self.claims.on_task_request
             endings.batch.timer = self.timer
 
     def on_close(self) -> None:
@@ -67,6 +69,8 @@ class JobConsumer(Consumer):
         """
         waiting = claims.waiting()
         kept = [request for request in tuple(state.reserved_requests) if request.is_with_pool]
+        if self.claims is not None:
+            self.claims.forget()
         super().on_close()
         for request in kept:
             state.task_reserved(request)

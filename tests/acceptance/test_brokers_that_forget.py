@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from apps.jobs import ledger
+from apps.jobs.ledger import NewJob
 from apps.jobs.models import Job
 from tasks.lab import lab_add, lab_nothing
 from tests.acceptance.misbehaviour import note
 from tests.acceptance.site import Site, eventually
-from tests.acceptance.test_workers_that_die import starts
+from tests.acceptance.test_workers_that_die import message_of, starts
 
 SUCCEEDED = Job.State.SUCCEEDED
 # A web request may not wait for a broker; a durable `.delay()` is one statement of a few milliseconds.
@@ -75,6 +77,26 @@ def test_a_worker_whose_connection_is_cut_again_and_again_runs_each_of_its_jobs_
     twice = {job_id: count for job_id, count in starts(book).items() if count > 1}
     lost = list(Job.objects.filter(pk__in=[*ids, long.id]).exclude(attempts=1, crashes=0).values("id", "errors"))
     assert (twice, lost) == ({}, [])
+
+
+def test_a_worker_that_loses_broker_and_ledger_at_once_runs_what_it_had_fetched_once(site: Site, book: Path) -> None:
+    """It could not claim it any more, so the message is the broker's again, at once and not after the time-out.
+
+    The job outlasts its lease, and nobody is patient any more after the ledger's start.
+    """
+    site.kill9("relay")
+    kwargs = {"book": str(book), "seconds": 7}
+    [recorded] = ledger.record([NewJob(task="acceptance.note", args=[], kwargs=kwargs, queue="default")])
+    site.postgres.stop()
+    site.push(message_of(recorded.id, "acceptance.note", kwargs))
+    eventually(lambda: "1 jobs wait for it" in site.log("worker").read_text())
+    connected = site.log("worker").read_text().count("Connected to")
+    cut_connections(site)
+    eventually(lambda: site.log("worker").read_text().count("Connected to") > connected)
+    site.postgres.start()
+    site.start_relay()
+    eventually(lambda: all_have_run([recorded.id]), timeout=30, describe=lambda: site.last_words("worker"))
+    assert starts(book) == {str(recorded.id): 1}
 
 
 def cut_connections(site: Site) -> None:

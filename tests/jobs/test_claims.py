@@ -254,6 +254,15 @@ def test_a_pool_of_threads_runs_all_that_it_was_given(main: Main, bench: Bench) 
     assert claims.waiting() == []
 
 
+def test_what_was_not_claimed_when_the_broker_was_lost_is_not_claimed_after_it(main: Main, bench: Bench) -> None:
+    job = lab_nothing.delay()
+    main.fetch([*bench.send(), broker_only_message()])
+    main.claims.forget()
+    main.timer.pass_time()
+    assert main.started == []
+    assert bench.job(job).state == Job.State.SENT
+
+
 def test_successes_are_written_in_one_statement_and_acknowledged_only_then(
     main: Main, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

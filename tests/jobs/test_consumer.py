@@ -82,10 +82,12 @@ def test_when_the_connection_is_lost_what_a_child_was_given_stays_ours_and_the_r
         request.grant(tokens[request.job_id], claimed_at=0.0, ends_here=True)
         state.task_reserved(request)
     given._apply_result = lambda: Mock(_write_to=Mock())
+    consumer.claims = Mock()
     consumer.on_close()
     assert list(state.reserved_requests) == [given]
     assert bench.job(given).state == Job.State.RUNNING
     assert bench.job(waiting).state == Job.State.QUEUED
+    consumer.claims.forget.assert_called_once_with()
     state.reset_state()
 
 
