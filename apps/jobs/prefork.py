@@ -18,6 +18,7 @@ from typing import Any
 from celery import bootsteps
 from celery.concurrency import asynpool, prefork
 from celery.concurrency.asynpool import AsynPool
+from celery.utils.functional import noop
 
 # More than any child reports in its life; billiard counts in a C int.
 EVERYTHING = 2**31 - 1
@@ -53,6 +54,9 @@ class Pool(AsynPool):
             if not job._accepted and not job._write_to._is_alive():
                 self._cache[job._job] = job
                 self._put_back(job)
+        # Celery has freed every slot. Who gets one counts as started, and could wait behind these for hours.
+        for _ in self._cache:
+            self._putlock.acquire(noop)
 
     def did_start_ok(self) -> bool:
         """Celery asks once, at the start: a pool has failed to start if none of its children lives."""

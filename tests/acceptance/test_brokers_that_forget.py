@@ -12,7 +12,7 @@ from apps.jobs.models import Job
 from tasks.lab import lab_add, lab_nothing
 from tests.acceptance.misbehaviour import note
 from tests.acceptance.site import Site, eventually
-from tests.acceptance.test_workers_that_die import message_of, starts
+from tests.acceptance.test_workers_that_die import has_ended, job_of, message_of, starts
 
 SUCCEEDED = Job.State.SUCCEEDED
 # A web request may not wait for a broker; a durable `.delay()` is one statement of a few milliseconds.
@@ -97,6 +97,24 @@ def test_a_worker_that_loses_broker_and_ledger_at_once_runs_what_it_had_fetched_
     site.start_relay()
     eventually(lambda: all_have_run([recorded.id]), timeout=30, describe=lambda: site.last_words("worker"))
     assert starts(book) == {str(recorded.id): 1}
+
+
+def test_a_worker_whose_processes_are_busy_since_before_a_cut_leaves_other_jobs_to_others(
+    site: Site, book: Path
+) -> None:
+    site.kill9("worker")
+    site.start_worker("busy", concurrency=1)
+    long = note.delay(book=str(book), seconds=60)
+    eventually(lambda: starts(book))
+    cut_connections(site)
+    short = note.delay(book=str(book))
+    eventually(lambda: Job.objects.filter(pk=short.id, token__gt=0).exists(), describe=lambda: site.last_words("busy"))
+    site.start_worker()
+    eventually(lambda: all_have_run([short.id]), describe=lambda: site.last_words("busy"))
+    assert f"end {long.id}" not in book.read_text()
+    ledger.cancel(job_of(long).pk)
+    eventually(lambda: has_ended(long, Job.State.CANCELLED), describe=lambda: site.last_words("busy"))
+    assert starts(book)[long.id] == 1
 
 
 def cut_connections(site: Site) -> None:

@@ -105,3 +105,14 @@ def test_what_a_child_reports_meanwhile_counts(pool: Pool) -> None:
     pool.maintain_pool = lambda: job._ack(None, 0.0, 7, None)
     pool.flush()
     assert job.accepted()
+
+
+def test_what_still_runs_when_the_broker_is_back_has_its_slot(pool: Pool) -> None:
+    """Celery frees all of them, and would give two more jobs to the pool, to wait there behind these."""
+    _given, accepted, start = job_in(pool, child()), job_in(pool, child()), Mock()
+    accepted._ack(None, 0.0, 7, None)
+    pool.flush()
+    pool._putlock.acquire(start)
+    start.assert_not_called()
+    pool._putlock.release()
+    start.assert_called_once_with()
