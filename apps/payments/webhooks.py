@@ -110,7 +110,9 @@ ACTIONS: dict[str, Callable[[Charge, Mapping[str, Any]], str]] = {
 
 def _charge_of(about: Mapping[str, Any]) -> Charge | None:
     """By the intent's id; or, if the event came before we could keep that id, by what we wrote on the intent."""
-    charge = Charge.objects.filter(payment_intent=_intent_id(about)).first()
+    intent_id = _intent_id(about)
+    # A payment made without an intent has none; and our charges have none until Stripe has made it.
+    charge = Charge.objects.filter(payment_intent=intent_id).first() if intent_id else None
     metadata = about.get("metadata") or {}
     charge_id, order_id = (str(metadata.get(name, "")) for name in ("charge_id", "order_id"))
     # Another shop on the same Stripe account may number its orders in its own way.

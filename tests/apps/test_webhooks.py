@@ -10,6 +10,7 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django import Settings
 
+from apps.orders.services import place_order
 from apps.payments import webhooks
 from apps.payments.models import Charge, WebhookEvent
 from apps.payments.services import record_charge
@@ -134,6 +135,24 @@ def test_an_unknown_kind_of_event_is_taken_and_does_nothing(charge: Charge) -> N
 def test_a_payment_of_another_shop_is_taken_and_does_nothing(charge: Charge, metadata: dict[str, str]) -> None:
     assert deliver(event("payment_intent.succeeded", charge, metadata=metadata)).status_code == 200
     assert WebhookEvent.objects.get().outcome == "No charge of this shop."
+
+
+def test_an_event_about_a_payment_without_an_intent_concerns_no_charge_of_ours(charge: Charge) -> None:
+    """Such a payment was made by the old API or by hand. Our own charges have no intent before Stripe made one."""
+    other = Charge.objects.create(
+        order=place_order(charge.order.customer, {"NS-0001": 1}),
+        number=1,
+        amount_minor=1450,
+        currency="eur",
+        status="succeeded",
+        historic=True,
+    )
+    about: dict[str, Any] = {"id": "ch_x", "object": "charge", "payment_intent": None, "refunded": True, "metadata": {}}
+    response = deliver(event("charge.refunded", charge, **about))
+    assert (response.status_code, response.content.decode().strip()) == (200, "No charge of this shop.")
+    charge.refresh_from_db()
+    other.refresh_from_db()
+    assert (charge.status, other.status, charge.order.status) == ("recorded", "succeeded", "placed")
 
 
 def test_a_wrong_signature_is_refused(charge: Charge) -> None:
