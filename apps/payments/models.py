@@ -96,6 +96,10 @@ class Charge(StripeRequest):
         return formatted(self.amount_minor, self.currency)
 
     @property
+    def is_open(self) -> bool:
+        return self.status in (self.Status.RECORDED, self.Status.CREATED, self.Status.UNKNOWN)
+
+    @property
     def is_settled(self) -> bool:
         return self.status in (self.Status.SUCCEEDED, self.Status.REFUNDED)
 

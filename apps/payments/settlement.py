@@ -26,10 +26,13 @@ class AmountMismatch(PaymentConflict):
 
 @transaction.atomic
 def record_success(charge_id: int, intent: Intent, *, now: datetime) -> Charge:
-    """Close the charge and its order as paid. A decline reported earlier gives way: the money has moved."""
+    """Close the charge and its order as paid. A decline reported earlier gives way: the money has moved, unless it
+    has also been given back.
+    """
     charge = locked(charge_id)
     check_amount(charge, "The payment's amount has changed at Stripe", intent.amount_minor, intent.currency)
-    if charge.is_settled:
+    given_back = Refund.objects.filter(charge=charge, status=Refund.Status.SUCCEEDED).exists()
+    if charge.is_settled or given_back:
         return charge
     _check_that_it_is_the_only_payment(charge)
     charge.status, charge.payment_intent, charge.settled_at = Charge.Status.SUCCEEDED, intent.id, now
@@ -43,7 +46,7 @@ def record_success(charge_id: int, intent: Intent, *, now: datetime) -> Charge:
 def record_decline(charge_id: int, intent_id: str, code: str, message: str, *, now: datetime) -> Charge:
     """Close the charge as declined. A late message about a charge that has succeeded since changes nothing."""
     charge = locked(charge_id)
-    if charge.is_settled or charge.status == Charge.Status.DECLINED:
+    if not charge.is_open:
         return charge
     charge.status, charge.payment_intent, charge.settled_at = Charge.Status.DECLINED, intent_id, now
     charge.decline_code, charge.decline_message = code[:64], message[:500]
@@ -54,7 +57,10 @@ def record_decline(charge_id: int, intent_id: str, code: str, message: str, *, n
 
 @transaction.atomic
 def record_refund(charge_id: int, stripe_refund: str, *, now: datetime) -> Refund:
-    """Close the refund, its charge and its order. A refund made by hand at Stripe gets its row here."""
+    """Close the refund, its charge and its order. A refund made by hand at Stripe gets its row here.
+
+    A declined charge stays declined, and its order as it is: another charge may have taken its place.
+    """
     charge = locked(charge_id)
     refund, _ = Refund.objects.get_or_create(
         charge=charge, defaults={"amount_minor": charge.amount_minor, "currency": charge.currency}
@@ -63,8 +69,10 @@ def record_refund(charge_id: int, stripe_refund: str, *, now: datetime) -> Refun
         return refund
     refund.status, refund.stripe_refund, refund.settled_at = Refund.Status.SUCCEEDED, stripe_refund, now
     refund.save()
-    Charge.objects.filter(pk=charge.pk).update(status=Charge.Status.REFUNDED)
-    orders.mark_refunded(charge.order)
+    if charge.status != Charge.Status.DECLINED:
+        charge.status = Charge.Status.REFUNDED
+        charge.save(update_fields=["status"])
+        orders.mark_refunded(charge.order)
     return refund
 
 

@@ -82,8 +82,8 @@ def _act(event_type: str, about: Mapping[str, Any]) -> str:
 
 def _succeeded(charge: Charge, about: Mapping[str, Any]) -> str:
     intent = Intent(about["id"], about["status"], about["amount"], about["currency"])
-    record_success(charge.pk, intent, now=timezone.now())
-    return "The charge has succeeded."
+    charge = record_success(charge.pk, intent, now=timezone.now())
+    return f"The charge is {charge.status}."
 
 
 def _failed(charge: Charge, about: Mapping[str, Any]) -> str:
@@ -96,9 +96,13 @@ def _failed(charge: Charge, about: Mapping[str, Any]) -> str:
 def _refunded(charge: Charge, about: Mapping[str, Any]) -> str:
     if not about.get("refunded"):
         return "Only a part was refunded; the charge stands."
+    if charge.is_open:
+        # Only what was paid is given back, so the event of the payment is late or lost.
+        paid = Intent(_intent_id(about), "succeeded", about["amount"], about["currency"])
+        record_success(charge.pk, paid, now=timezone.now())
     refunds = (about.get("refunds") or {}).get("data") or [{}]
-    record_refund(charge.pk, refunds[0].get("id", ""), now=timezone.now())
-    return "The charge has been refunded."
+    refund = record_refund(charge.pk, refunds[0].get("id", ""), now=timezone.now())
+    return f"The payment was given back. The charge is {refund.charge.status}."
 
 
 ACTIONS: dict[str, Callable[[Charge, Mapping[str, Any]], str]] = {

@@ -10,6 +10,7 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django import Settings
 
+from apps.orders.models import Order
 from apps.orders.services import place_order
 from apps.payments import webhooks
 from apps.payments.models import Charge, WebhookEvent
@@ -49,6 +50,11 @@ def declined(charge: Charge, event_id: str) -> dict[str, Any]:
     return event(
         "payment_intent.payment_failed", charge, event_id, status="requires_payment_method", last_payment_error=error
     )
+
+
+def refunded(charge: Charge, event_id: str) -> dict[str, Any]:
+    about = {"id": "ch_1", "object": "charge", "payment_intent": "pi_1", "refunded": True, "status": "succeeded"}
+    return event("charge.refunded", charge, event_id, **about)
 
 
 def deliver(message: Any, *, secret: str | None = None, age: int = 0) -> Any:
@@ -103,8 +109,7 @@ def test_a_decline_closes_the_charge_with_its_reason(charge: Charge) -> None:
 
 def test_a_refund_made_in_stripes_dashboard_arrives_here(charge: Charge) -> None:
     deliver(event("payment_intent.succeeded", charge))
-    about = {"id": "ch_1", "object": "charge", "payment_intent": "pi_1", "refunded": True, "status": "succeeded"}
-    assert deliver(event("charge.refunded", charge, "evt_2", **about)).status_code == 200
+    assert deliver(refunded(charge, "evt_2")).status_code == 200
     charge.refresh_from_db()
     assert (charge.status, charge.order.status, charge.refund.status) == ("refunded", "refunded", "succeeded")
 
@@ -122,6 +127,35 @@ def test_a_payment_of_an_order_that_another_charge_has_taken_over_is_written_dow
     charge.order.charges.create(number=2, amount_minor=charge.amount_minor, currency=charge.currency)
     assert deliver(event("payment_intent.succeeded", charge, "evt_2")).status_code == 200
     assert "One of the two payments has to be given back" in WebhookEvent.objects.get(event_id="evt_2").outcome
+    assert deliver(refunded(charge, "evt_3")).status_code == 200
+    charge.refresh_from_db()
+    assert (charge.status, charge.refund.status) == ("declined", "succeeded")
+
+
+@pytest.mark.parametrize("second", ["recorded", "declined"])
+def test_a_payment_that_another_charge_has_taken_over_is_given_back_without_a_change_to_the_order(
+    charge: Charge, second: str
+) -> None:
+    deliver(declined(charge, "evt_1"))
+    charge.order.charges.create(number=2, amount_minor=charge.amount_minor, currency=charge.currency, status=second)
+    before = Order.objects.values("status", "paid_at").get(pk=charge.order_id)
+    for _ in range(2):
+        assert deliver(refunded(charge, "evt_2")).status_code == 200
+    assert deliver(event("payment_intent.succeeded", charge, "evt_3")).status_code == 200
+    charge.refresh_from_db()
+    assert (charge.status, charge.refund.status) == ("declined", "succeeded")
+    assert Order.objects.values("status", "paid_at").get(pk=charge.order_id) == before
+
+
+def test_a_refund_that_comes_before_the_payment_it_returns_ends_refunded(charge: Charge) -> None:
+    assert deliver(refunded(charge, "evt_1")).status_code == 200
+    assert deliver(event("payment_intent.succeeded", charge, "evt_2")).status_code == 200
+    outcome = WebhookEvent.objects.get(event_id="evt_1").outcome
+    assert outcome == "The payment was given back. The charge is refunded."
+    charge.refresh_from_db()
+    assert (charge.status, charge.payment_intent, charge.refund.status) == ("refunded", "pi_1", "succeeded")
+    assert charge.order.status == "refunded"
+    assert charge.order.paid_at
 
 
 def test_an_unknown_kind_of_event_is_taken_and_does_nothing(charge: Charge) -> None:
