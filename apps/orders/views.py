@@ -105,8 +105,14 @@ def cancel(request: HttpRequest, order_id: int) -> HttpResponseBase:
 
 
 def start_charge(order_id: int) -> None:
-    """Call it in the transaction that wrote the order; the order then knows its job."""
+    """Call it in the transaction that wrote the order or its charge; the order then knows its job.
+
+    Raises OrderNotChargeable while the order's last job lives: that job may be past the point where it would see a
+    new charge, which nobody would then work on. (Celery's eager results do not say who made the job.)
+    """
     job = tasks.charge_customer.delay(order_id=order_id)
+    if not getattr(job, "created", True):
+        raise OrderNotChargeable("The order's last attempt is still ending. Try again in a moment.")
     Order.objects.filter(pk=order_id).update(charge_job=job.id)
 
 

@@ -214,6 +214,21 @@ def test_a_declined_order_is_charged_again_by_a_new_job(client: Client, ada: Cus
     assert client.post(reverse("orders:charge-again", args=[order.pk])).status_code == 409
 
 
+def test_an_order_is_not_charged_again_while_its_last_job_still_runs(
+    client: Client, ada: Customer, mug: Product
+) -> None:
+    """Stripe's webhook may close the charge before the job's own call returns; the job would not see another one."""
+    place(client, form(ada))
+    order = Order.objects.get()
+    charged(order, "declined")
+    Order.objects.update(status="declined")
+    response = client.post(reverse("orders:charge-again", args=[order.pk]))
+    assert response.status_code == 409
+    assert "is still ending" in response.content.decode()
+    order.refresh_from_db()
+    assert (order.status, order.charges.count()) == ("declined", 1)
+
+
 def test_a_refund_is_recorded_with_its_job_and_only_once(client: Client, ada: Customer, mug: Product) -> None:
     order = place_order(ada, {"NS-0001": 1})
     address = reverse("orders:refund", args=[order.pk])
