@@ -8,6 +8,7 @@ from apps.orders.services import place_order
 
 PAYS = "pm_card_visa"
 DECLINES = "pm_card_chargeDeclined"
+REFUND_FAILS = "pm_card_refundFail"
 
 
 def a_product(sku: str = "NS-0001", price_minor: int = 1450, currency: str = "eur") -> Product:

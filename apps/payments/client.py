@@ -23,6 +23,9 @@ TIMEOUT_SECONDS = (3.05, 25)
 # The job's retry is the retry: it waits in the ledger with backoff, where the SDK would sleep in a worker.
 NETWORK_RETRIES = 0
 
+# Stripe keeps such a refund, and the money with the shop.
+REFUND_CAME_TO_NOTHING = ("failed", "canceled")
+
 
 class StripeUnavailable(Exception):
     """Stripe gave no final answer, so what it did is not known. The same request may be made again."""
@@ -122,12 +125,15 @@ def find_intent(*, metadata: dict[str, str], customer: str, since: datetime) -> 
 
 
 def create_refund(intent_id: str, *, amount_minor: int, metadata: dict[str, str], key: str) -> str:
-    """Give money back, and return Stripe's id of the refund."""
+    """Give money back, and return Stripe's id of the refund. Raises StripeRefused for one that has failed already."""
     with _translated():
         refund = _stripe().v1.refunds.create(
             {"payment_intent": intent_id, "amount": amount_minor, "metadata": metadata}, {"idempotency_key": key}
         )
-        return refund.id
+    if refund.status in REFUND_CAME_TO_NOTHING:
+        reason = refund.failure_reason or "no reason given"
+        raise StripeRefused(f"Stripe's refund {refund.id} has {refund.status}: {reason}.")
+    return refund.id
 
 
 def find_refund(intent_id: str, *, amount_minor: int) -> str:
@@ -137,7 +143,7 @@ def find_refund(intent_id: str, *, amount_minor: int) -> str:
     """
     with _translated():
         refunds = list(_stripe().v1.refunds.list({"payment_intent": intent_id, "limit": 100}).auto_paging_iter())
-    good = [refund for refund in refunds if refund.status not in ("failed", "canceled")]
+    good = [refund for refund in refunds if refund.status not in REFUND_CAME_TO_NOTHING]
     return good[0].id if sum(refund.amount for refund in good) >= amount_minor else ""
 
 

@@ -105,10 +105,19 @@ def _refunded(charge: Charge, about: Mapping[str, Any]) -> str:
     return f"The payment was given back. The charge is {refund.charge.status}."
 
 
+def _refund_failed(charge: Charge, about: Mapping[str, Any]) -> str:
+    """The books stay as they are: a charge has one refund, and the money now goes back by another way than the card."""
+    reason = about.get("failure_reason") or "no reason given"
+    raise PaymentConflict(
+        f"Stripe's refund {about['id']} of {charge} has failed ({reason}): the money has not reached the customer."
+    )
+
+
 ACTIONS: dict[str, Callable[[Charge, Mapping[str, Any]], str]] = {
     "payment_intent.succeeded": _succeeded,
     "payment_intent.payment_failed": _failed,
     "charge.refunded": _refunded,
+    "refund.failed": _refund_failed,
 }
 
 

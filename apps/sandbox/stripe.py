@@ -2,7 +2,8 @@
 
 Known differences: a customer's id in a payment intent is taken as it comes, for the seed data names customers that
 nobody created here; cards are known by their test names only; nothing is captured later or authenticated by a person;
-a search finds an intent at once, where Stripe may take a minute.
+a search finds an intent at once, where Stripe may take a minute; a refund that fails does so at once, where Stripe's
+succeeds first.
 """
 
 import re
@@ -42,7 +43,15 @@ DECLINES = {
         "An error occurred while processing your card. Try again in a little bit.",
     ),
 }
-CARDS_THAT_PAY = {"pm_card_visa", "pm_card_visa_debit", "pm_card_mastercard", "pm_card_amex", "pm_card_discover"}
+REFUND_FAILS = "pm_card_refundFail"
+CARDS_THAT_PAY = {
+    "pm_card_visa",
+    "pm_card_visa_debit",
+    "pm_card_mastercard",
+    "pm_card_amex",
+    "pm_card_discover",
+    REFUND_FAILS,
+}
 # Stripe's own limit is eight digits.
 LARGEST_AMOUNT = 99_999_999
 # Taken and not acted on, beside those that the code below reads. Anything else is an error, so that a typo is found.
@@ -330,6 +339,7 @@ def _charge(intent: Document) -> Document:
         "metadata": intent["metadata"],
         "paid": decline is None,
         "payment_intent": intent["id"],
+        "payment_method": intent["payment_method"],
         "refunded": False,
         "status": "failed" if decline else "succeeded",
     }
@@ -410,6 +420,11 @@ def _refund(charge: Document, amount: int) -> Document:
         "reason": request.form.get("reason"),
         "status": "succeeded",
     }
+    if charge["payment_method"] == REFUND_FAILS:
+        refund |= {"status": "failed", "failure_reason": "expired_or_canceled_card"}
+        world().store.put("refund", refund)
+        _announce("refund.failed", refund)
+        return refund
     charge["amount_refunded"] += amount
     charge["refunded"] = charge["amount_refunded"] == charge["amount"]
     world().store.put("refund", refund)

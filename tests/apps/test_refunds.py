@@ -10,7 +10,7 @@ from apps.payments.models import Charge, Refund
 from apps.payments.refunds import NothingToRefund, refund_charge
 from apps.payments.services import charge_order, record_charge
 from apps.sandbox.client import Sandbox
-from tests.shop import an_order
+from tests.shop import REFUND_FAILS, an_order
 
 pytestmark = pytest.mark.django_db
 
@@ -88,6 +88,15 @@ def test_parts_given_back_by_hand_that_make_the_whole_count(sandbox: Sandbox, ch
         create_refund(charge.payment_intent, amount_minor=amount, metadata={}, key=f"by-hand-{amount}")
     assert refund_charge(charge.pk).status == "succeeded"
     assert refunded(sandbox, charge) == 2900
+
+
+def test_a_refund_that_fails_at_the_bank_is_not_booked_as_returned(sandbox: Sandbox) -> None:
+    charge = charge_order(an_order(card=REFUND_FAILS).pk)
+    with pytest.raises(StripeRefused, match=r"refund re_\w+ has failed"):
+        refund_charge(charge.pk)
+    charge.refresh_from_db()
+    assert (charge.status, charge.order.status, charge.refund.status) == ("succeeded", "paid", "recorded")
+    assert sandbox.events()[0]["type"] == "refund.failed"
 
 
 def test_what_was_never_taken_is_not_returned(sandbox: Sandbox) -> None:

@@ -158,6 +158,16 @@ def test_a_refund_that_comes_before_the_payment_it_returns_ends_refunded(charge:
     assert charge.order.paid_at
 
 
+def test_a_refund_that_fails_later_is_written_down_for_a_person(charge: Charge) -> None:
+    deliver(event("payment_intent.succeeded", charge, "evt_1"))
+    deliver(refunded(charge, "evt_2"))
+    about = {"id": "re_1", "object": "refund", "payment_intent": "pi_1", "failure_reason": "lost_or_stolen_card"}
+    assert deliver(event("refund.failed", charge, "evt_3", **about, status="failed")).status_code == 200
+    outcome = WebhookEvent.objects.get(event_id="evt_3").outcome
+    assert "refund re_1" in outcome
+    assert "has failed (lost_or_stolen_card)" in outcome
+
+
 def test_an_unknown_kind_of_event_is_taken_and_does_nothing(charge: Charge) -> None:
     assert deliver(event("customer.subscription.deleted", charge)).status_code == 200
     assert WebhookEvent.objects.get().outcome == "Nothing to do."
