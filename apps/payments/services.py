@@ -96,7 +96,17 @@ def _intent_of(charge: Charge, now: datetime) -> Intent:
 
 
 def _create(charge: Charge) -> Intent:
-    return client.create_intent(_purse(charge), metadata=_metadata(charge), key=charge.idempotency_key)
+    """A new intent. If Stripe refuses to make one, the charge is closed, so that the order can be charged again under
+    a new key or cancelled. A refused key is no proof, for its lost answer may have been an intent; the look-up is.
+    """
+    try:
+        return client.create_intent(_purse(charge), metadata=_metadata(charge), key=charge.idempotency_key)
+    except StripeRefused as error:
+        found = _find(charge)
+        if found is None:
+            record_decline(charge.pk, "", "refused", str(error), now=timezone.now())
+            raise
+        return found
 
 
 def _find(charge: Charge) -> Intent | None:

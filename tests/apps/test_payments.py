@@ -248,6 +248,34 @@ def test_a_card_that_stripe_does_not_know_is_permanent(sandbox: Sandbox) -> None
         charge_order(an_order(card="pm_of_nobody").pk)
 
 
+def test_an_order_whose_payment_stripe_refuses_to_create_can_be_charged_again_or_cancelled(sandbox: Sandbox) -> None:
+    order = an_order(card="pm_of_nobody")
+    with pytest.raises(StripeRefused):
+        charge_order(order.pk)
+    order.refresh_from_db()
+    charge = order.charges.get()
+    assert (charge.status, charge.decline_code, charge.payment_intent) == ("declined", "refused", "")
+    assert "No such PaymentMethod" in charge.decline_message
+    assert order.status == "declined"
+    order.customer.payment_method = PAYS
+    order.customer.save()
+    charge_again(order.pk)
+    assert charge_order(order.pk).number == 2
+    assert_charged_once(sandbox, order)
+
+
+def test_a_card_that_changed_while_stripes_answer_was_lost_leaves_one_charge(sandbox: Sandbox) -> None:
+    """Stripe refuses the key for another card: that is no proof that there is no intent."""
+    order = an_order()
+    sandbox.fault("stripe", "cut", count=1, matching="/payment_intents")
+    with pytest.raises(StripeUnavailable):
+        charge_order(order.pk)
+    order.customer.payment_method = "pm_card_mastercard"
+    order.customer.save()
+    assert charge_order(order.pk).is_settled
+    assert_charged_once(sandbox, order)
+
+
 @pytest.mark.parametrize("error", [CardDeclined("lost_card", "Your card was declined."), StripeBusy(3, "later")])
 def test_an_error_survives_the_way_between_two_processes(error: Exception) -> None:
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
