@@ -10,7 +10,7 @@ import redis
 
 from apps.local.chaos import malformed, mix
 from apps.local.chaos import tasks as chaos
-from apps.local.chaos.faults.strike import Course, Hit, fault, until_met
+from apps.local.chaos.faults.strike import Course, Hit, ask_for, fault, until_met
 from apps.local.chaos.journal import Promise
 from apps.local.chaos.world import World, until
 
@@ -79,11 +79,13 @@ def stop_broker(world: World, _choice: float) -> Course:
 
 @fault("broker frozen", resource="broker", seconds=9)
 def freeze_broker(world: World, _choice: float) -> Course:
-    before = len(world.journal.orders)
+    """Some jobs it asks for itself, in case that everybody else has what he wants."""
+    before = world.journal.count
     world.valkey.suspend()
+    yield from ask_for(world, _effects)
     yield 7.0
     world.valkey.resume()
-    return Hit(len(world.journal.orders) - before, "orders placed meanwhile")
+    return Hit(world.journal.count - before, "jobs and orders accepted meanwhile")
 
 
 @fault("messages duplicated ten times", resource="broker", seconds=6)
