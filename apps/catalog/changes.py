@@ -14,10 +14,15 @@ from django.utils import timezone
 from apps.catalog import client
 from apps.catalog.client import Page
 from apps.catalog.models import Product, SupplierChange, SupplierCursor
+from apps.jobs.dead_letters import storable
 from apps.jobs.sqs import Unusable
 
 FEED = "products"
 FIELDS = ("name", "price_minor", "currency", "stock", "active")
+# Of a bigint.
+MAX_VERSION = 2**63 - 1
+# In place of the version, in a change that no row can hold as it came. The supplier's own are not negative.
+UNSTORABLE = -1
 
 
 class BadChange(Unusable):
@@ -39,7 +44,7 @@ def save_page(page: Page) -> list[int]:
     if cursor.value != page.cursor:
         return []
     saved = SupplierChange.objects.bulk_create(
-        [SupplierChange(sku=one.sku, version=one.version, fields=dict(one.fields)) for one in page.changes]
+        [_as_row(one.sku, one.version, dict(one.fields)) for one in page.changes]
     )
     cursor.value = page.next_cursor
     cursor.save(update_fields=["value", "updated_at"])
@@ -54,12 +59,24 @@ def hear(told: Mapping[str, Any]) -> None:
     """
     try:
         sku, version, fields = str(told["sku"]), int(told["version"]), dict(told["fields"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadChange(f"The supplier tells of no change: {error!r}") from error
-    change = SupplierChange.objects.filter(sku=sku, version=version).first()
+    new = _as_row(sku, version, fields)
+    change = SupplierChange.objects.filter(sku=new.sku, version=new.version).first()
     if change is None:
-        change = SupplierChange.objects.create(sku=sku, version=version, fields=fields)
+        new.save()
+        change = new
     apply_change(change.pk)
+
+
+def _as_row(sku: str, version: int, fields: dict[str, Any]) -> SupplierChange:
+    """What PostgreSQL cannot hold is saved as near to it as can be, for its own job to refuse: else the whole page of
+    it could never be saved, and none after it read.
+    """
+    change = SupplierChange(sku=storable(sku), version=version, fields=storable(fields))
+    if (change.sku, change.fields) != (sku, fields) or not 0 <= version <= MAX_VERSION:
+        change.version, change.fields = UNSTORABLE, {**change.fields, "version": version}
+    return change
 
 
 @transaction.atomic
@@ -81,6 +98,8 @@ def apply_change(change_id: int) -> None:
 
 def _offered(change: SupplierChange) -> Product:
     """The product that the change describes, checked as strictly as one that a person typed in."""
+    if change.version == UNSTORABLE:
+        raise BadChange(f"The supplier's change of {change.sku} cannot be kept as it came: a number or a character.")
     try:
         fields = {name: change.fields[name] for name in FIELDS}
         offered = Product(sku=change.sku, supplier_version=change.version, **fields)

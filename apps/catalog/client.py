@@ -14,6 +14,8 @@ from urllib.parse import quote
 import requests
 from django.conf import settings
 
+from apps.catalog.models import MAX_CURSOR
+from apps.jobs.failures import plain
 from apps.jobs.retry_after import seconds_to_wait
 from apps.jobs.snooze import Snooze
 
@@ -69,7 +71,15 @@ def fetch_changes(cursor: str) -> Page:
     answer = _ask("GET", "changes", params={"cursor": cursor, "limit": CHANGES_A_PAGE})
     with _readable():
         changes = [Change(str(one["sku"]), int(one["version"]), dict(one["fields"])) for one in answer["changes"]]
-        return Page(cursor, changes, str(answer["next_cursor"]), bool(answer["has_more"]))
+        return Page(cursor, changes, _cursor(answer["next_cursor"]), bool(answer["has_more"]))
+
+
+def _cursor(told: Any) -> str:
+    """One that cannot be saved would be asked for again and again."""
+    cursor = str(told)
+    if len(cursor) > MAX_CURSOR or plain(cursor) != cursor:
+        raise ValueError(f"no cursor: {cursor[:MAX_CURSOR]!r}")
+    return cursor
 
 
 def _ask(method: str, path: str, **what: Any) -> Mapping[str, Any]:
@@ -114,7 +124,7 @@ def _readable() -> Iterator[None]:
     """A 200 that is not what was agreed: cut off, or from something that stands in between."""
     try:
         yield
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise SupplierUnavailable("The supplier's answer cannot be read.") from error
 
 

@@ -5,6 +5,9 @@ from django.db.models import Q
 
 from apps.catalog.money import formatted
 
+# The supplier's are a few digits.
+MAX_CURSOR = 200
+
 
 class Product(models.Model):
     sku = models.CharField(max_length=40, unique=True)
@@ -44,7 +47,7 @@ class SupplierCursor(models.Model):
     """How far we have read the supplier's list of changes. Saved together with the changes that it has passed."""
 
     feed = models.CharField(max_length=40, primary_key=True)
-    value = models.CharField(max_length=200, blank=True, default="")
+    value = models.CharField(max_length=MAX_CURSOR, blank=True, default="")
     updated_at = models.DateTimeField(auto_now=True)
 
     def __str__(self) -> str:

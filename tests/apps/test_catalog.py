@@ -164,6 +164,12 @@ def test_a_change_that_does_not_say_everything_is_permanent() -> None:
         apply_change(change.pk)
 
 
+@pytest.mark.parametrize("wrong", [{"version": 10**30}, {"version": float("inf")}, {"sku": "NS-\0"}])
+def test_what_the_supplier_tells_and_no_row_can_hold_is_permanent(wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadChange):
+        changes.hear({"sku": "NS-0001", "version": 1, "fields": OFFER} | wrong)
+
+
 def test_a_page_fetched_by_two_workers_is_saved_once(sandbox: Sandbox) -> None:
     mine, theirs = changes.next_page(), changes.next_page()
     assert len(changes.save_page(mine)) == 50

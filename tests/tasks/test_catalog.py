@@ -1,22 +1,29 @@
 """Pushing to the supplier, and pulling from it page by page."""
 
+import json
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from django.db import transaction
 from redis import Redis
 
 import tasks
-from apps.catalog import changes
-from apps.catalog.client import Page, SupplierRefused
-from apps.catalog.models import SupplierChange, SupplierCursor
+from apps.catalog import changes, client
+from apps.catalog.client import Page, SupplierRefused, SupplierUnavailable
+from apps.catalog.models import Product, SupplierChange, SupplierCursor
 from apps.jobs.limits import Rate
-from apps.jobs.models import Job
+from apps.jobs.models import DeadLetter, Job
 from apps.sandbox.client import Sandbox
+from tests.jobs.bench import Bench
 from tests.shop import a_product
 
 # With real commits, because what a killed process leaves behind is what is tested.
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+OFFER = {"name": "Kite", "price_minor": 3390, "currency": "eur", "stock": 7, "active": True}
+GOOD = {"sku": "NS-0002", "version": 2, "fields": OFFER}
 
 
 class Killed(BaseException):
@@ -90,6 +97,43 @@ def test_a_supplier_that_fails_in_the_middle_is_asked_again_from_the_saved_page(
     sandbox.fault("supplier", "error", count=1, matching="/changes")
     assert tasks.sync_external_data.apply().state == "SUCCESS"
     assert changes_pulled() == 120
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"version": 10**30},
+        {"version": -1},
+        {"sku": "NS-\0"},
+        {"sku": "NS-\ud800"},
+        {"fields": OFFER | {"name": "Ki\0te"}},
+        {"fields": OFFER | {"no\0te": "x"}},
+        {"fields": OFFER | {"stock": float("nan")}},
+    ],
+)
+def test_a_change_that_no_row_can_hold_is_a_letter_and_stops_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, bad: dict[str, Any]
+) -> None:
+    page = {"changes": [GOOD | {"sku": "NS-0001"} | bad, GOOD], "next_cursor": "2", "has_more": False}
+    monkeypatch.setattr(client, "_ask", Mock(return_value=json.loads(json.dumps(page))))
+    pull()
+    bench.run_all()
+    assert SupplierCursor.objects.get().value == "2"
+    assert [product.sku for product in Product.objects.all()] == ["NS-0002"]
+    assert "cannot be kept" in DeadLetter.objects.get().message
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"next_cursor": "9" * 201}, {"next_cursor": "\0"}, {"changes": [GOOD | {"version": float("inf")}]}],
+)
+def test_a_page_that_is_not_what_was_agreed_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any]
+) -> None:
+    page = {"changes": [], "next_cursor": "2", "has_more": False} | wrong
+    monkeypatch.setattr(client, "_ask", Mock(return_value=json.loads(json.dumps(page))))
+    with pytest.raises(SupplierUnavailable):
+        changes.next_page()
 
 
 def test_a_refused_product_is_permanent_without_a_retry(sandbox: Sandbox) -> None:
