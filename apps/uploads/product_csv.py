@@ -138,9 +138,11 @@ def _price(cell: str) -> int:
 
 
 def _currency(cell: str) -> str:
-    if cell.upper() not in CURRENCIES:
+    # In capitals first: "ſ" is an S there, and stays itself in lower case.
+    currency = cell.upper()
+    if currency not in CURRENCIES:
         raise BadRow(f"currency “{_shortened(cell)}” is not one of {', '.join(CURRENCIES)}")
-    return cell.lower()
+    return currency.lower()
 
 
 def _stock(cell: str) -> int:

@@ -56,6 +56,13 @@ def test_good_rows_are_imported_and_a_bad_one_is_reported_with_its_line(ada: Use
     assert (lamp.name, lamp.price_minor, lamp.currency, lamp.stock) == ("Night Lamp", 2490, "eur", 120)
 
 
+def test_a_currency_with_a_letter_that_only_looks_like_ascii_in_capitals_breaks_no_list(ada: User) -> None:
+    content = "sku,name,price,currency,stock\nA,Lamp,1,u\u017fd,1\nB,Kite,2,eur,2\n".encode()
+    upload = processed(stored_list(ada, content))
+    assert (upload.state, upload.imported) == (Upload.State.DONE, 2)
+    assert Product.objects.get(sku="A").currency == "usd"
+
+
 def test_each_kind_of_bad_row_says_what_is_wrong_with_it() -> None:
     rows = read_rows((SAMPLES / "products-5000.csv").read_bytes())
     reasons = {row.line: row.reason for row in rows if isinstance(row, RowError)}
