@@ -59,7 +59,8 @@ def _headers(key: str) -> dict[str, str]:
 
 def _meaning(error: Exception, address: str) -> Exception:
     if isinstance(error, smtplib.SMTPRecipientsRefused):
-        code, answer = error.recipients[address]
+        # The only one. Its key is not always our address: Django writes an international domain in ASCII.
+        [(code, answer)] = error.recipients.values()
         return _answer(code, answer, AddressRefused(f"The mail server refuses the address {address}: {_said(answer)}"))
     if isinstance(error, smtplib.SMTPNotSupportedError):
         return AddressRefused(f"The mail server cannot write to an address like {address}.")

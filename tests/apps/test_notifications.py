@@ -1,13 +1,16 @@
 """Mail: what may be tried again, what may not, and that one key is sent once."""
 
+from smtplib import SMTPRecipientsRefused
+
 import pytest
 from django.contrib.auth.models import User
 from django.core.exceptions import ObjectDoesNotExist
+from django.core.mail import EmailMultiAlternatives
 from pytest_django import Settings
 
 from apps.notifications.letters import LETTERS, UnknownLetter, write
 from apps.notifications.models import SentMail
-from apps.notifications.post import AddressRefused, MailRefused, MailUnavailable, message_id
+from apps.notifications.post import AddressRefused, MailRefused, MailUnavailable, message_id, post
 from apps.notifications.services import send
 from apps.reports.models import Report
 from apps.sandbox.client import Sandbox
@@ -79,6 +82,18 @@ def test_what_is_no_address_is_refused_without_asking_anybody(ada: User, sandbox
     with pytest.raises(AddressRefused, match="is not a mail address"):
         send("job-1", ada.pk, "reminder")
     assert sandbox.counts()["asked"].get("mail", {}) == {}
+
+
+@pytest.mark.parametrize(("code", "meaning"), [(450, MailUnavailable), (550, AddressRefused)])
+def test_an_answer_about_an_international_address_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch, code: int, meaning: type[Exception]
+) -> None:
+    def refuse(mail: EmailMultiAlternatives) -> None:
+        raise SMTPRecipientsRefused({"x@xn--bcher-kva.de": (code, b"Not now.")})
+
+    monkeypatch.setattr(EmailMultiAlternatives, "send", refuse)
+    with pytest.raises(meaning):
+        post("job-1", "x@bücher.de", "Hello", "Hello", "<p>Hello</p>")
 
 
 def test_an_address_refusal_is_a_refusal_and_no_outage() -> None:
