@@ -7,7 +7,7 @@ Not guaranteed. A pause stops no job that runs already, and no broker-only one.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -15,6 +15,10 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from apps.jobs.models import QueuePause
+
+# Longer than any maintenance. A date at the end of the calendar may be one in UTC that Python cannot read.
+LONGEST_PAUSE = timedelta(days=366)
+TOO_LONG = "A pause ends within a year, or when somebody resumes the queue."
 
 LIMITED_DEPTH = """
     SELECT count(*) FROM (
@@ -69,9 +73,11 @@ def statuses() -> list[QueueStatus]:
 
 
 def pause(queue: str, reason: str = "", until: datetime | None = None, by: Any = None) -> None:
-    """A second time replaces the reason and the end. Raises ValueError for a queue that does not exist."""
+    """A second time replaces the reason and the end. Raises ValueError for an unknown queue or a far end."""
     if queue not in settings.JOBS_QUEUES:
         raise ValueError(f"There is no queue {queue!r}. There are: {', '.join(settings.JOBS_QUEUES)}.")
+    if until and until > timezone.now() + LONGEST_PAUSE:
+        raise ValueError(TOO_LONG)
     QueuePause.objects.update_or_create(
         queue=queue, defaults={"reason": reason, "until": until, "paused_at": timezone.now(), "paused_by": by}
     )

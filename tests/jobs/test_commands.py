@@ -278,6 +278,12 @@ def test_a_pause_can_end_by_itself() -> None:
     assert timedelta(minutes=119) < until - timezone.now() <= timedelta(hours=2)
 
 
+def test_a_pause_whose_end_is_far_away_is_refused() -> None:
+    with pytest.raises(CommandError, match="within a year"):
+        run("queues", "pause", "io", "--reason", "Maintenance.", "--until", "9999-12-31T23:59-12:00")
+    assert "Maintenance" not in run("queues")
+
+
 def test_a_pause_that_is_over_is_not_shown() -> None:
     queues.pause("io", "Maintenance.", until=timezone.now() - timedelta(seconds=1))
 

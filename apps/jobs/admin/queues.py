@@ -41,6 +41,8 @@ class QueuePauseForm(forms.ModelForm[QueuePause]):
         until = self.cleaned_data["until"]
         if until and until <= timezone.now():
             raise forms.ValidationError("This is over already.")
+        if until and until > timezone.now() + queues.LONGEST_PAUSE:
+            raise forms.ValidationError(queues.TOO_LONG)
         return until
 
 
