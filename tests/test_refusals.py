@@ -25,6 +25,29 @@ def test_a_form_in_another_encoding_is_a_400(client: Client) -> None:
     assert response.status_code == 400
 
 
+@pytest.mark.django_db
+@pytest.mark.parametrize(("charset", "text"), [("base64", "x"), ("unicode_escape", r"\ud800")])
+def test_a_form_of_parts_in_another_encoding_is_a_400(client: Client, charset: str, text: str) -> None:
+    parts = [
+        f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n' for name in ("username", "password")
+    ]
+    kind = f"multipart/form-data; boundary=x; charset={charset}"
+    # Its `post` would encode the body itself.
+    assert client.generic("POST", "/login/", f"{''.join(parts)}--x--\r\n", kind).status_code == 400
+
+
+@pytest.mark.django_db
+def test_an_address_in_another_encoding_is_a_400(client: Client) -> None:
+    headers = {"content-type": "text/plain; charset=unicode_escape"}
+    assert client.get(r"/login/?next=\ud800", headers=headers).status_code == 400
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("charset", ["utf-8", "UTF8", "no-such-charset"])
+def test_utf_8_by_any_name_is_read(client: Client, charset: str) -> None:
+    assert client.get("/login/?next=x", headers={"content-type": f"text/plain; charset={charset}"}).status_code == 200
+
+
 def test_an_address_that_only_takes_what_a_button_sends_says_so(client: Client) -> None:
     response = client.get("/webhooks/stripe/")
     assert response.status_code == 405
