@@ -10,6 +10,7 @@ from django.contrib.admin import ShowFacets
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import EmptyResultSet
 from django.db import connection
 from django.db.models import BooleanField, F, Func, Q, QuerySet, UUIDField, Value
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
@@ -162,7 +163,11 @@ def with_text(
     Asked of `newest` itself, and not of the table beside `id IN (…)`, which would leave PostgreSQL free to look
     through all rows first. It does, where that seems cheaper.
     """
-    query, values = newest.query.sql_with_params()
+    nothing = rows.filter(pk__in=())  # which Django knows to be nothing, and does not ask
+    try:
+        query, values = newest.query.sql_with_params()
+    except EmptyResultSet:  # a filter asks for more than its column can hold
+        return nothing
     contains = " OR ".join(f"upper({column}::text) LIKE upper(%s)" for column in columns)
     pattern = f"%{connection.ops.prep_for_like_query(term.strip())}%"
     with connection.cursor() as cursor:
@@ -171,7 +176,7 @@ def with_text(
             [*values, *[pattern] * len(columns), FOUND],
         )
         found = [row_id for (row_id,) in cursor.fetchall()]
-    return rows.filter(_among(found) if found else Q(pk__in=()))  # which Django knows to be nothing, and does not ask
+    return rows.filter(_among(found)) if found else nothing
 
 
 def _among(ids: list[UUID]) -> Func:
