@@ -99,6 +99,20 @@ def test_a_chord_that_can_never_start_leaves_a_dead_letter_for_its_body() -> Non
     assert not Chord.objects.exists()
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_chord_that_another_sweep_abandons_at_the_same_time_is_left_to_it() -> None:
+    body = {"task": "tasks.lab_total", "args": [], "kwargs": {}, "options": {}}
+    Chord.objects.create(id=uuid4(), body=body, body_id=uuid4(), header=[], waits_for=1, created_at=days_ago(91))
+    other = Session()
+    other.begin()
+    with other.current():
+        assert sweep(NOW).chords == 1
+
+    assert sweep(NOW) == NOTHING
+
+    other.close()
+
+
 def test_a_chord_with_a_live_part_is_only_slow() -> None:
     chord = Chord.objects.create(id=uuid4(), body={}, body_id=uuid4(), header=[], waits_for=1, created_at=days_ago(91))
     Job.objects.create(task="tasks.lab_nothing", queue="default", options={"group_id": str(chord.id)})
