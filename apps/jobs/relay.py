@@ -26,6 +26,7 @@ from kombu.pools import producers
 
 from apps.jobs import connections, ledger, rescue, sensitive
 from apps.jobs.broker import BrokerWatch
+from apps.jobs.brokers.message_size import MessageTooLarge
 from apps.jobs.failures import Failure
 from apps.jobs.health.heartbeats import Heart
 from apps.jobs.ledger import Due
@@ -136,7 +137,10 @@ class Relay:
                 return
             with producer.batch():
                 for job, message in messages:
-                    self._publish_one(producer, job, message)
+                    try:
+                        self._publish_one(producer, job, message)
+                    except MessageTooLarge as exc:
+                        rescue.bury_without_message(job.id, Failure.of(exc))
 
     def _messages(self, due: Sequence[Due]) -> Iterator[tuple[Due, Any]]:
         for job in due:

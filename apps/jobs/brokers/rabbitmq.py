@@ -3,7 +3,7 @@
 Problem. A publish that is not confirmed may be lost; one that waits for a frozen broker's confirmation waits for ever.
 A message over its delivery limit leaves its queue, and without a person who looks there it is as good as lost.
 
-Guarantee. A publish is confirmed within seconds, or raises. The relay finds what the broker gave up on.
+Guarantee. A publish is confirmed within seconds, or raises; one that is too large raises before it is sent. The relay finds what the broker gave up on.
 
 Not guaranteed. RabbitMQ does not say how many messages of a queue are unacknowledged. "Empty" is certain only while
 nobody consumes; beside a living worker a lost message is found by its age.
@@ -17,20 +17,25 @@ from amqp.exceptions import NotFound
 from kombu import Connection, Queue
 from kombu.transport import pyamqp
 
+from apps.jobs.brokers import message_size
 from apps.jobs.brokers.memory import SETTLED
 from config.broker import GIVEN_UP
 
 # A confirmed write to a majority's disks takes milliseconds (seconds).
 CONFIRM_WITHIN = 5
+# RabbitMQ 4's default of `max_message_size` (bytes of the body). It closes the channel over a larger one, and with it
+# ends the batch. It does not tell its limit, so a server that was told to take more is not asked for more.
+LARGEST = 16 * 1024 * 1024
 # Every look renews the mark; one of a database that no longer runs goes away by itself (milliseconds).
 MARK_EXPIRES = 7 * 24 * 3600 * 1000
 
 
 class Channel(pyamqp.Channel):
-    def basic_publish_confirm(self, *args: Any, **kwargs: Any) -> Any:
+    def basic_publish_confirm(self, msg: Any, *args: Any, **kwargs: Any) -> Any:
+        message_size.check(len(msg.body), LARGEST)
         if kwargs.get("confirm_timeout") is None:
             kwargs["confirm_timeout"] = CONFIRM_WITHIN
-        return super().basic_publish_confirm(*args, **kwargs)
+        return super().basic_publish_confirm(msg, *args, **kwargs)
 
 
 class BrokerConnection(pyamqp.Connection):

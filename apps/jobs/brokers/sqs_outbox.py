@@ -4,7 +4,8 @@ Problem. kombu sends each message by a call of its own. A relay with hundreds of
 seconds, and an urgent job of another queue waits for it to come back.
 
 Guarantee. When `flush` returns, Amazon has them all; if it refused one, `flush` raises. The others may have been sent,
-and are sent again: the claim drops the second message.
+and are sent again: the claim drops the second message. `publish` raises `MessageTooLarge` for what Amazon would refuse
+however often it is sent; the others of the batch are not concerned.
 """
 
 from collections import defaultdict
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from botocore.exceptions import ClientError
+
+from apps.jobs.brokers import message_size
 
 Entry = dict[str, Any]
 
@@ -39,7 +42,15 @@ class Outbox:
             self.flush()
 
     def send_message(self, *, QueueUrl: str, **entry: Any) -> None:  # noqa: N803 - Amazon's name for it
+        size = len(entry["MessageBody"])  # base64: a byte each
+        if size > MOST_BYTES:
+            message_size.check(size, self._largest(QueueUrl))
         self.waiting[QueueUrl].append(entry)
+
+    def _largest(self, url: str) -> int:
+        """Each queue has its own: a megabyte, or what Amazon's limit was when it was made. Asked for the few that matter."""
+        name = "MaximumMessageSize"
+        return int(self.client.get_queue_attributes(QueueUrl=url, AttributeNames=[name])["Attributes"][name])
 
     def __getattr__(self, name: str) -> Any:
         """Everything else, as making a queue, is done at once."""

@@ -1,0 +1,70 @@
+"""A job whose message the broker does not take dies by itself, and stops nobody else."""
+
+from collections.abc import Iterator
+from unittest.mock import Mock
+
+import pytest
+import redis
+from amqp import Message
+from celery import current_app
+from kombu import Connection
+from kombu.pools import producers
+
+from apps.jobs.brokers import rabbitmq
+from apps.jobs.brokers.message_size import MessageTooLarge
+from apps.jobs.models import DeadLetter, Job
+from apps.jobs.relay import Relay
+from tasks.lab import lab_add
+from tests.sqs import make_queue
+
+
+@pytest.fixture
+def relay(
+    transactional_db: None, valkey: redis.Redis, sqs: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Relay]:
+    """In front of a stand-in for Amazon."""
+    relay = Relay(current_app)
+    options = {"region": "eu-west-1", "endpoint_url": sqs}
+    broker = Connection("sqs://key:secret@", transport_options=options)
+    monkeypatch.setattr(relay, "producers", producers[broker])
+    monkeypatch.setattr(current_app._get_current_object(), "connection_for_write", lambda *_, **__: broker.clone())
+    yield relay
+    relay.ear.close()
+
+
+def test_a_job_larger_than_amazon_takes_is_a_dead_letter_and_the_others_are_sent(relay: Relay) -> None:
+    huge, small = lab_add.delay("x" * 2_000_000, ""), lab_add.delay(1, 2)
+    relay.run_once()
+    assert Job.objects.get(pk=small.id).state == Job.State.SENT
+    assert Job.objects.get(pk=huge.id).state == Job.State.DEAD
+    letter = DeadLetter.objects.get()
+    assert (letter.job_id, letter.exception) == (Job.objects.get(pk=huge.id).pk, "MessageTooLarge")
+    assert "the broker takes 1,048,576" in letter.message
+    assert "Pass an id" in letter.message
+
+
+def test_a_job_that_fills_a_call_of_its_own_is_sent(relay: Relay) -> None:
+    large = lab_add.delay("x" * 200_000, "")
+    relay.run_once()
+    assert Job.objects.get(pk=large.id).state == Job.State.SENT
+
+
+def test_a_queue_may_take_less_than_amazon_does(relay: Relay) -> None:
+    queue = make_queue("default", None)
+    relay.run_once()
+    with relay.producers.acquire(block=True) as producer:
+        client = producer.channel.sqs()
+        client.set_queue_attributes(QueueUrl=queue.url, Attributes={"MaximumMessageSize": str(256 * 1024)})
+    lab_add.delay("x" * 400_000, "")
+    relay.run_once()
+    assert "the broker takes 262,144" in DeadLetter.objects.get().message
+
+
+def test_rabbitmq_is_not_asked_to_take_what_closes_the_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = Mock()
+    monkeypatch.setattr(rabbitmq.pyamqp.Channel, "basic_publish_confirm", sent)
+    channel = rabbitmq.Channel.__new__(rabbitmq.Channel)
+    channel.basic_publish_confirm(Message(b"x" * rabbitmq.LARGEST))
+    with pytest.raises(MessageTooLarge, match="16,777,217 bytes"):
+        channel.basic_publish_confirm(Message(b"x" * (rabbitmq.LARGEST + 1)))
+    sent.assert_called_once()
