@@ -110,14 +110,15 @@ class Relay:
         return random.uniform(0.5, 1.0) * longest
 
     def run_once(self) -> int:
-        """Rescue and look around if it is time to; then publish one batch. Returns how many jobs were published."""
-        if time.monotonic() >= self.next_rescue:
-            self.rescue()
-            self.next_rescue = time.monotonic() + settings.JOBS_RESCUE_EVERY.total_seconds()
+        """Look around and rescue if it is time to; then publish one batch. Returns how many jobs were published."""
+        # Before the broker is asked anything: a queue that grows while it is away is what a person will look for.
         if time.monotonic() >= self.next_sample:
             samples.take()
             self.next_sample = time.monotonic() + samples.EVERY
         counts.write_if_due()
+        if time.monotonic() >= self.next_rescue:
+            self.rescue()
+            self.next_rescue = time.monotonic() + settings.JOBS_RESCUE_EVERY.total_seconds()
         return self.publish_due()
 
     def publish_due(self) -> int:

@@ -20,7 +20,7 @@ from apps.jobs import connections, dead_letters, ledger, queues, rescue
 from apps.jobs.broker import _bury_given_up
 from apps.jobs.brokers.memory import SETTLED
 from apps.jobs.brokers.redis import MARK
-from apps.jobs.models import Job
+from apps.jobs.models import Job, QueueMinute
 from apps.jobs.relay import Relay, as_message
 from tasks.lab import lab_add, lab_nothing
 from tests.jobs.bench import Bench, claim
@@ -353,3 +353,10 @@ def test_a_message_that_was_given_up_and_cannot_be_kept_does_not_stop_the_others
     _bury_given_up(Mock(given_up=lambda: iter([bad, good])))
     bad.ack.assert_not_called()
     good.ack.assert_called_once()
+
+
+def test_the_queues_are_looked_at_while_the_broker_is_away(relay: Relay, no_broker: None) -> None:
+    lab_nothing.delay()
+    with pytest.raises(relay.broker_errors):
+        relay.run_once()
+    assert QueueMinute.objects.get(queue="default").waiting == 1
