@@ -5,7 +5,7 @@ for minutes, in which nothing else of the table can be vacuumed.
 
 Guarantee. What goes: jobs that succeeded or were cancelled after `JOBS_KEEP_SUCCEEDED`, dead jobs and resolved dead
 letters after `JOBS_KEEP_DEAD`, workers, relays and beats that fell silent a week ago, minutes that were counted before
-that, chords that can never start. Batch by batch, each a transaction of its own that waits for nobody's lock; cut short
+that, chords that can never start, the windows of rates that ended an hour ago. Batch by batch, each a transaction of its own that waits for nobody's lock; cut short
 anywhere, the next sweep goes on.
 
 What stays, however old: an open dead letter, and the job that it is about, with its list of errors; the parts of a
@@ -31,6 +31,8 @@ BATCH = 1_000
 KEEP_WORKERS = timedelta(days=7)
 # A chart of this day last week.
 KEEP_MINUTES = timedelta(days=8)
+# Nothing counts in it any more; this is for a clock that differs from PostgreSQL's.
+KEEP_WINDOWS = timedelta(hours=1)
 
 # Each batch goes on where the last one ended: the rows that stay would otherwise be read again every time.
 ENDED_JOBS = """
@@ -94,6 +96,20 @@ ABANDONED_CHORDS = """
     FOR UPDATE SKIP LOCKED
 """
 
+# A place counts for as long as its rate says, which `limits` writes at the key's end: ".../30/1/minute".
+WINDOW_ENDS = """
+    (SELECT max(taken) FROM unnest(taken_at) AS taken) + interval '1 second' * extract(epoch FROM
+        replace(substring(key FROM '[0-9]+/(?:second|minute|hour|day|month|year)$'), '/', ' ')::interval)
+"""
+ENDED_WINDOWS = f"""
+    DELETE FROM jobs_ratewindow WHERE key IN (
+        SELECT key FROM jobs_ratewindow
+        WHERE {WINDOW_ENDS} >= %s AND {WINDOW_ENDS} < %s
+        ORDER BY {WINDOW_ENDS} LIMIT %s
+        FOR UPDATE SKIP LOCKED)
+    RETURNING {WINDOW_ENDS}
+"""
+
 LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.get_fixed_timezone(0))
 
 
@@ -106,6 +122,7 @@ class Swept:
     workers: int
     chords: int
     minutes: int = 0
+    windows: int = 0
 
 
 def sweep(now: datetime | None = None) -> Swept:
@@ -123,6 +140,7 @@ def sweep(now: datetime | None = None) -> Swept:
             _delete(MINUTES.format(table=table, key=key), now - KEEP_MINUTES)
             for table, key in TABLES_OF_MINUTES.items()
         ),
+        windows=_delete(ENDED_WINDOWS, now - KEEP_WINDOWS),
     )
 
 

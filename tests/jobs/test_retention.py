@@ -5,9 +5,11 @@ from uuid import uuid4
 import pytest
 from django.db import connection
 from django.utils import timezone
+from pytest_django import Settings
 
 from apps.jobs import retention
-from apps.jobs.models import Chord, DeadLetter, Job, Worker
+from apps.jobs.limits import Rate
+from apps.jobs.models import Chord, DeadLetter, Job, RateWindow, Worker
 from apps.jobs.retention import Swept, sweep
 from tests.jobs.sessions import Session
 
@@ -168,3 +170,21 @@ def test_the_table_is_vacuumed_long_before_a_fifth_of_it_is_dead() -> None:
         [options] = cursor.fetchone()
 
     assert "autovacuum_vacuum_scale_factor=0.01" in options
+
+
+@pytest.mark.parametrize(
+    ("rate", "counts_for"),
+    [("30/minute", 1 / 1440), ("2/hour", 1 / 24), ("9 per 2 day", 2), ("5/month", 30), ("5/year", 360)],
+)
+def test_a_rates_window_goes_an_hour_after_its_end(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, rate: str, counts_for: float
+) -> None:
+    monkeypatch.setattr(retention, "BATCH", 1)
+    settings.REDIS_URL = ""
+    for key in ("old", "older", "young"):
+        Rate(key, rate).acquire()
+    places = RateWindow.objects.filter(key__contains="old")
+    places.update(taken_at=[days_ago(1000), days_ago(counts_for + 7 + 1 / 24)])
+    RateWindow.objects.filter(key__contains="young").update(taken_at=[days_ago(1000), days_ago(counts_for)])
+    assert sweep(NOW).windows == 2
+    assert "young" in RateWindow.objects.get().key
