@@ -6,7 +6,8 @@ starts, or starts early.
 Guarantee. The count is a row, lowered in the transaction that ends a part, so each part counts once; the last one
 starts the body in that same transaction. If a part dies, the body is a dead letter that names the part, and what it
 asked for by `link_error` starts. A chord, like a group, is started in one transaction, its parts by one INSERT: half of
-one cannot exist.
+one cannot exist. A part that is refused as a duplicate counts as one that died: the job that is there already does not
+know of the chord. So does the rest of a chain whose link is refused become a dead letter.
 """
 
 from collections.abc import Callable
@@ -98,13 +99,31 @@ def _fill(ids: Any, by_id: dict[UUID, Any]) -> Any:
 
 def part_died(job: Job) -> None:
     """The body will never start: say so in a dead letter of its own. In the transaction in which the part ends."""
+    _part_failed(job, f"Its part {job.task} ({job.id}) ended as {job.state}.")
+
+
+def refused(job: Job, holder: UUID) -> None:
+    """What was to come after a job that is not made, because another has its unique key, will never start either."""
+    chain = job.options.get("chain")
+    if not (chain or job.options.get("chord")):
+        return
+    why = f"was refused as a duplicate of {holder}, which has its unique key."
+    with transaction.atomic():
+        if chain:
+            following = maybe_signature(chain[-1], app=current_app)
+            failure = Failure(Kind.DEPENDENCY, "ChainError", f"The link before it, {job.task}, {why}")
+            _bury(following, job_id_of(following.freeze().id), job.queue, failure, chain=chain[:-1])
+        _part_failed(job, f"Its part {job.task} {why}")
+
+
+def _part_failed(job: Job, why: str) -> None:
     header_id = _header_of(job)
     if header_id is None:
         return
     # Of two parts that die at once, the second waits here and then finds no chord.
     chord = Chord.objects.select_for_update().filter(pk=header_id).first()
     if chord is not None:
-        _bury_body(chord, job.queue, f"Its part {job.task} ({job.id}) ended as {job.state}.")
+        _bury_body(chord, job.queue, why)
 
 
 def _header_of(job: Job) -> UUID | None:
@@ -123,15 +142,19 @@ def abandon(chord: Chord) -> None:
 
 
 def _bury_body(chord: Chord, queue: str, why: str) -> None:
-    signature = maybe_signature(chord.body, app=current_app)
+    failure = Failure(Kind.DEPENDENCY, "ChordError", why)
+    _bury(maybe_signature(chord.body, app=current_app), chord.body_id, queue, failure)
+    chord.delete()
+
+
+def _bury(signature: Any, job_id: UUID, queue: str, failure: Failure, **options: Any) -> None:
+    """A dead letter of what never was a job, and its `link_error`. `options`: what a replay goes on with."""
     call: dict[str, Any] = {
         "task": signature.task,
         "args": list(signature.args),
         "kwargs": dict(signature.kwargs),
         "queue": queue,
     }
-    failure = Failure(Kind.DEPENDENCY, "ChordError", why)
-    letter = DeadLetter(job_id=chord.body_id, **call, **failure.as_letter(signature.task))
+    letter = DeadLetter(job_id=job_id, options=options, **call, **failure.as_letter(signature.task))
     DeadLetter.objects.bulk_create([letter], ignore_conflicts=True)
-    chord.delete()
-    errbacks.start(Job(id=chord.body_id, options=dict(signature.options), **call), failure)
+    errbacks.start(Job(id=job_id, options=dict(signature.options), **call), failure)

@@ -30,6 +30,7 @@ from celery.exceptions import Ignore, Reject
 from celery.result import AsyncResult
 
 from apps.jobs import (
+    chords,
     connections,
     dead_letters,
     lease,
@@ -47,6 +48,7 @@ from apps.jobs.backpressure import admit
 from apps.jobs.failures import Failure, Kind, OutOfMemory, WrongArguments, kind_of
 from apps.jobs.ids import job_id_of, uuid7
 from apps.jobs.ledger import NewJob
+from apps.jobs.models import Job
 from apps.jobs.options import aware, carried, expiry
 from apps.jobs.progress import Progress
 from apps.jobs.snooze import Snooze
@@ -119,6 +121,8 @@ class JobTask(celery.Task):
             return JobResult(str(job.id))
         admit(job.queue)
         [recorded] = ledger.record([job])
+        if recorded.id != job.id:
+            chords.refused(Job(task=job.task, queue=job.queue, options=job.options), recorded.id)
         return self._result(recorded)
 
     def delay_many(self, jobs: Iterable[Mapping[str, Any]], **options: Any) -> list[str]:

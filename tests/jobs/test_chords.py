@@ -8,16 +8,17 @@ from uuid import UUID
 
 import pytest
 from celery import chain, chord, group, shared_task, states
+from celery.exceptions import ChordError
 from celery.result import AsyncResult
 from django.db import OperationalError, connection
 
-from apps.jobs import ledger
+from apps.jobs import dead_letters, ledger
 from apps.jobs.failures import Failure
 from apps.jobs.ledger import NewJob
 from apps.jobs.models import Chord, DeadLetter, Job
 from apps.jobs.task import JobTask
 from apps.local.waiting import wait_for
-from tasks.lab import lab_add, lab_fail, lab_nothing_broker_only, lab_total
+from tasks.lab import lab_add, lab_fail, lab_nothing_broker_only, lab_total, lab_unique
 from tests.jobs.bench import Bench, claim, record, row
 from tests.jobs.sessions import Session
 
@@ -166,6 +167,45 @@ def test_what_the_body_asked_for_on_an_error_runs_when_a_part_dies(bench: Bench)
     result = chord([lab_add.s(1, 1), lab_fail.s()], lab_total.s().on_error(keep.s()))()
     bench.run_all()
     assert Job.objects.get(task="tests.keep").result == result.id
+
+
+def test_a_part_that_is_refused_as_a_duplicate_buries_the_body(bench: Bench) -> None:
+    there = lab_unique.delay("a")
+    result = chord([lab_unique.s("a"), lab_add.s(1, 1)], lab_total.s().on_error(keep.s()))()
+    bench.run_all()
+    assert there.id in bench.letter(result).message
+    assert Job.objects.get(task="tests.keep").result == result.id
+    with pytest.raises(ChordError, match="refused as a duplicate"):
+        result.get(timeout=10)
+    assert not Chord.objects.exists()
+
+
+def test_a_chain_that_was_to_be_a_part_and_is_refused_buries_the_body_too(bench: Bench) -> None:
+    lab_unique.delay("a")
+    result = chord([lab_unique.s("a") | lab_add.si(1, 1), lab_add.s(1, 1)], lab_total.s())()
+    bench.run_all()
+    assert bench.letter(result).kind == DeadLetter.Kind.DEPENDENCY
+    assert DeadLetter.objects.get(task=lab_add.name).exception == "ChainError"
+
+
+@pytest.mark.parametrize("first", [lab_unique.si("a"), lab_add.si(1, 1) | lab_unique.si("a")], ids=["first", "second"])
+def test_a_link_that_is_refused_as_a_duplicate_buries_the_rest_which_can_be_replayed(bench: Bench, first: Any) -> None:
+    there = lab_unique.apply_async(["a"], countdown=3600)
+    result = (first | lab_add.si(1, 2).on_error(keep.s()) | lab_add.s(10)).apply_async()
+    bench.run_due()
+    bench.run_due()
+    letter = bench.letter(result.parent)
+    assert (letter.kind, there.id in letter.message) == (DeadLetter.Kind.DEPENDENCY, True)
+    assert Job.objects.get(task="tests.keep").result == str(letter.job_id)
+    dead_letters.replay(letter.pk)
+    bench.run_all()
+    assert Job.objects.filter(task=lab_add.name).latest("created_at").result == 13
+
+
+def test_a_job_that_is_there_already_by_its_id_buries_nothing(bench: Bench) -> None:
+    for _ in range(2):
+        lab_unique.apply_async(["a"], task_id=str(UUID(int=1)), chain=[lab_add.si(1, 1)])
+    assert not DeadLetter.objects.exists()
 
 
 def cancel_elsewhere(job_id: UUID) -> None:
