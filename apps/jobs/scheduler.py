@@ -8,7 +8,8 @@ lock on the schedule's row and decides on what stands there, so even two leaders
 schedule and due time, too. If a beat dies, another one takes over within two seconds. What was missed while none was
 up, or while PostgreSQL was away, follows the schedule's `SchedulePolicy`: run once for all, or skip. A tick is skipped
 while the job of the last one is live, if the policy says so. An error of one schedule is its own: a dead letter, if it
-cannot become a job, and a later try, if its queue is full or the broker of a `durable=False` task is away.
+cannot become a job, and a later try, if its queue is full, if somebody's transaction holds its row or its unique key, or if
+the broker of a `durable=False` task is away.
 
 Not guaranteed. A `durable=False` task is published before the commit, so a beat killed right there publishes it again;
 it has no row, so it does not count as live. In a time zone that puts its clocks back, a crontab runs in the first of
@@ -23,13 +24,14 @@ from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from celery.exceptions import QueueNotFound
-from django.db import DataError, connection, transaction
+from django.db import DataError, OperationalError, connection, transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
 from django_celery_beat.schedulers import DatabaseScheduler
 from kombu.exceptions import OperationalError as BrokerError
 from kombu.utils.json import loads
+from psycopg.errors import LockNotAvailable
 
 from apps.jobs import connections, ledger, sensitive
 from apps.jobs.backpressure import QueueFull
@@ -46,6 +48,9 @@ logger = logging.getLogger(__name__)
 STANDBY_EVERY = 1.0
 # A full queue, or a broker that is away, is asked again after this many seconds.
 PUT_OFF = 5.0
+# For a schedule's row that somebody edits, or a unique key that a transaction is about to take: most are over in less.
+# The leader may be silent for 20 s (`leader.IDLE`), and each of several schedules may wait.
+LOCK_TIMEOUT = "1s"
 # What a person can get wrong in the admin, so that the schedule, or its job, cannot be made.
 UNUSABLE = (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, QueueNotFound, DataError)
 OPTIONS = ("queue", "exchange", "routing_key", "priority")
@@ -110,6 +115,11 @@ class LedgerScheduler(DatabaseScheduler):
         except (QueueFull, *self.broker_errors) as exc:
             logger.warning("The schedule %r is put off: %s", model.name, exc)
             return PUT_OFF
+        except OperationalError as exc:
+            if not isinstance(exc.__cause__, LockNotAvailable):
+                raise
+            logger.warning("The schedule %r is put off: a transaction holds what it needs", model.name)
+            return PUT_OFF
         except UNUSABLE:
             logger.exception("The schedule %r cannot be used", model.name)
             return float(self.max_interval)
@@ -118,6 +128,8 @@ class LedgerScheduler(DatabaseScheduler):
     def run(self, pk: int, now: datetime) -> datetime | None:
         """One tick, in one transaction: start the job or skip it, and note so. Returns when the next one is due."""
         with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
             model = self.enabled_models_qs().select_for_update(of=("self",)).filter(pk=pk).first()
             due = next_tick(model) if model else None
             if due is None or due > now:

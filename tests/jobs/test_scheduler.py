@@ -17,6 +17,8 @@ from apps.jobs.schedule import ensure_schedule
 from apps.jobs.scheduler import PUT_OFF, STANDBY_EVERY, LedgerScheduler
 from apps.local.waiting import wait_for
 from config.queues import QueuePolicy
+from tasks.lab import lab_unique
+from tests.jobs.sessions import Session
 
 pytestmark = pytest.mark.django_db
 
@@ -298,6 +300,49 @@ def test_a_full_queue_puts_the_tick_off_and_loses_nothing(
     monkeypatch.setattr("apps.jobs.backpressure._counted", {})
     beat.tick()
     assert len(started()) == 1
+
+
+@pytest.fixture
+def elsewhere(transactional_db: None) -> Iterator[Session]:
+    """Whoever waits for its locks without end is cancelled after a while, for the test to fail and not to hang."""
+    session = Session()
+    session.begin()
+    with connection.cursor() as cursor:
+        cursor.execute("SET statement_timeout = '5s'")
+        yield session
+        cursor.execute("RESET statement_timeout")
+    session.close()
+
+
+def test_a_schedule_that_somebody_locks_does_not_stop_the_others(elsewhere: Session, beat: LedgerScheduler) -> None:
+    locked = schedule(just_due(), name="locked")
+    schedule(just_due(), name="free", task="tasks.lab_total", args="[[1]]")
+    with elsewhere.current():
+        PeriodicTask.objects.select_for_update().get(pk=locked.pk)
+
+    assert beat.tick() == PUT_OFF
+    assert started() == ["tasks.lab_total"]
+    assert beat.leadership.is_held
+
+    elsewhere.rollback()
+    beat.tick()
+    assert started() == ["tasks.lab_total", "tasks.lab_nothing"]
+
+
+def test_a_unique_key_that_is_not_committed_yet_does_not_stop_the_others(
+    elsewhere: Session, beat: LedgerScheduler
+) -> None:
+    schedule(just_due(), name="unique", task="tasks.lab_unique", args='["a"]')
+    schedule(just_due(), name="free", task="tasks.lab_total", args="[[1]]")
+    with elsewhere.current():
+        lab_unique.delay("a")
+
+    assert beat.tick() == PUT_OFF
+    assert started() == ["tasks.lab_total"]
+
+    elsewhere.rollback()
+    beat.tick()
+    assert started() == ["tasks.lab_total", "tasks.lab_unique"]
 
 
 def test_a_broker_that_is_away_puts_off_only_what_needs_it(
