@@ -5,8 +5,8 @@ for minutes, in which nothing else of the table can be vacuumed.
 
 Guarantee. What goes: jobs that succeeded or were cancelled after `JOBS_KEEP_SUCCEEDED`, dead jobs and resolved dead
 letters after `JOBS_KEEP_DEAD`, workers, relays and beats that fell silent a week ago, minutes that were counted before
-that, chords that can never start, the windows of rates that ended an hour ago. Batch by batch, each a transaction of its own that waits for nobody's lock; cut short
-anywhere, the next sweep goes on.
+that, chords that can never start, the windows of rates that ended an hour ago. Batch by batch, each a transaction of
+its own that waits for nobody's lock; cut short anywhere, the next sweep goes on.
 
 What stays, however old: an open dead letter, and the job that it is about, with its list of errors; the parts of a
 chord that still waits for their results; a job that holds its unique key for longer.

@@ -8,8 +8,8 @@ lock on the schedule's row and decides on what stands there, so even two leaders
 schedule and due time, too. If a beat dies, another one takes over within two seconds. What was missed while none was
 up, or while PostgreSQL was away, follows the schedule's `SchedulePolicy`: run once for all, or skip. A tick is skipped
 while the job of the last one is live, if the policy says so. An error of one schedule is its own: a dead letter, if it
-cannot become a job, and a later try, if its queue is full, if somebody's transaction holds its row or its unique key, or if
-the broker of a `durable=False` task is away.
+cannot become a job, and a later try, if its queue is full, if somebody's transaction holds its row or its unique key,
+or if the broker of a `durable=False` task is away.
 
 Not guaranteed. A `durable=False` task is published before the commit, so a beat killed right there publishes it again;
 it has no row, so it does not count as live. In a time zone that puts its clocks back, a crontab runs in the first of

@@ -19,9 +19,7 @@ from tests.sqs import make_queue
 
 
 @pytest.fixture
-def relay(
-    transactional_db: None, valkey: redis.Redis, sqs: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Relay]:
+def relay(transactional_db: None, valkey: redis.Redis, sqs: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
     """In front of a stand-in for Amazon."""
     relay = Relay(current_app)
     options = {"region": "eu-west-1", "endpoint_url": sqs}

@@ -3,7 +3,8 @@
 Problem. A publish that is not confirmed may be lost; one that waits for a frozen broker's confirmation waits for ever.
 A message over its delivery limit leaves its queue, and without a person who looks there it is as good as lost.
 
-Guarantee. A publish is confirmed within seconds, or raises; one that is too large raises before it is sent. The relay finds what the broker gave up on.
+Guarantee. A publish is confirmed within seconds, or raises; one that is too large raises before it is sent. The relay
+finds what the broker gave up on.
 
 Not guaranteed. RabbitMQ does not say how many messages of a queue are unacknowledged. "Empty" is certain only while
 nobody consumes; beside a living worker a lost message is found by its age.

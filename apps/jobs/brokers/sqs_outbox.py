@@ -48,7 +48,7 @@ class Outbox:
         self.waiting[QueueUrl].append(entry)
 
     def _largest(self, url: str) -> int:
-        """Each queue has its own: a megabyte, or what Amazon's limit was when it was made. Asked for the few that matter."""
+        """Each queue has its own: a megabyte, a quarter of it before 2025, or what somebody has set."""
         name = "MaximumMessageSize"
         return int(self.client.get_queue_attributes(QueueUrl=url, AttributeNames=[name])["Attributes"][name])
 
