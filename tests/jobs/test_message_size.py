@@ -9,6 +9,7 @@ from amqp import Message
 from celery import current_app
 from kombu import Connection
 from kombu.pools import producers
+from kombu.transport import pyamqp
 
 from apps.jobs.brokers import rabbitmq
 from apps.jobs.brokers.message_size import MessageTooLarge
@@ -60,7 +61,7 @@ def test_a_queue_may_take_less_than_amazon_does(relay: Relay) -> None:
 
 def test_rabbitmq_is_not_asked_to_take_what_closes_the_channel(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = Mock()
-    monkeypatch.setattr(rabbitmq.pyamqp.Channel, "basic_publish_confirm", sent)
+    monkeypatch.setattr(pyamqp.Channel, "basic_publish_confirm", sent)
     channel = rabbitmq.Channel.__new__(rabbitmq.Channel)
     channel.basic_publish_confirm(Message(b"x" * rabbitmq.LARGEST))
     with pytest.raises(MessageTooLarge, match="16,777,217 bytes"):
