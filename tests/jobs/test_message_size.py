@@ -59,11 +59,15 @@ def test_a_queue_may_take_less_than_amazon_does(relay: Relay) -> None:
     assert "the broker takes 262,144" in DeadLetter.objects.get().message
 
 
-def test_rabbitmq_is_not_asked_to_take_what_closes_the_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("version", "largest"), [("3.13.7", rabbitmq.LARGEST_IN_3), ("4.1.0", rabbitmq.LARGEST)])
+def test_rabbitmq_is_not_asked_to_take_what_closes_the_channel(
+    monkeypatch: pytest.MonkeyPatch, version: str, largest: int
+) -> None:
     sent = Mock()
     monkeypatch.setattr(pyamqp.Channel, "basic_publish_confirm", sent)
     channel = rabbitmq.Channel.__new__(rabbitmq.Channel)
-    channel.basic_publish_confirm(Message(b"x" * rabbitmq.LARGEST))
-    with pytest.raises(MessageTooLarge, match="16,777,217 bytes"):
-        channel.basic_publish_confirm(Message(b"x" * (rabbitmq.LARGEST + 1)))
+    channel.connection = Mock(server_properties={"version": version})
+    channel.basic_publish_confirm(Message(b"x" * largest))
+    with pytest.raises(MessageTooLarge, match=f"the broker takes {largest:,}"):
+        channel.basic_publish_confirm(Message(b"x" * (largest + 1)))
     sent.assert_called_once()

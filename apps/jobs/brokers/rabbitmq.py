@@ -24,8 +24,9 @@ from config.broker import GIVEN_UP
 
 # A confirmed write to a majority's disks takes milliseconds (seconds).
 CONFIRM_WITHIN = 5
-# RabbitMQ 4's default of `max_message_size` (bytes of the body). It closes the channel over a larger one, and with it
-# ends the batch. It does not tell its limit, so a server that was told to take more is not asked for more.
+# Its default of `max_message_size` (bytes of the body), before version 4 and since. It closes the channel over a larger
+# one, and with it ends the batch. It does not tell its limit, so a server that was told to take more is not asked to.
+LARGEST_IN_3 = 128 * 1024 * 1024
 LARGEST = 16 * 1024 * 1024
 # Every look renews the mark; one of a database that no longer runs goes away by itself (milliseconds).
 MARK_EXPIRES = 7 * 24 * 3600 * 1000
@@ -33,10 +34,15 @@ MARK_EXPIRES = 7 * 24 * 3600 * 1000
 
 class Channel(pyamqp.Channel):
     def basic_publish_confirm(self, msg: Any, *args: Any, **kwargs: Any) -> Any:
-        message_size.check(len(msg.body), LARGEST)
+        if len(msg.body) > LARGEST:
+            message_size.check(len(msg.body), self._largest())
         if kwargs.get("confirm_timeout") is None:
             kwargs["confirm_timeout"] = CONFIRM_WITHIN
         return super().basic_publish_confirm(msg, *args, **kwargs)
+
+    def _largest(self) -> int:
+        version = str(self.connection.server_properties.get("version", ""))
+        return LARGEST_IN_3 if version.startswith("3.") else LARGEST
 
 
 class BrokerConnection(pyamqp.Connection):
