@@ -528,13 +528,23 @@ def snooze(job_id: UUID, token: int, seconds: float) -> None:
 
 
 def report(job_id: UUID, token: int, progress: Mapping[str, Any]) -> bool:
-    """Write the progress of a running job. Returns whether someone asked to cancel it."""
+    """Write the progress of a running job. Returns whether someone asked to cancel it.
+
+    Within a transaction it only looks: nobody would see the progress before the commit, and until then the row would be
+    locked, for whoever cancels the job or renews its lease.
+    """
     with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE jobs_job SET progress = %s::jsonb WHERE id = %s AND token = %s AND state = 'running'"
-            " RETURNING cancel_requested",
-            [dumps(progress), job_id, token],
-        )
+        if connection.in_atomic_block:
+            cursor.execute(
+                "SELECT cancel_requested FROM jobs_job WHERE id = %s AND token = %s AND state = 'running'",
+                [job_id, token],
+            )
+        else:
+            cursor.execute(
+                "UPDATE jobs_job SET progress = %s::jsonb WHERE id = %s AND token = %s AND state = 'running'"
+                " RETURNING cancel_requested",
+                [dumps(progress), job_id, token],
+            )
         row = cursor.fetchone()
     if row is None:
         raise LeaseLost(f"Job {job_id} is no longer ours to report on (token {token}).")

@@ -6,7 +6,8 @@ a retry.
 Guarantee. At most one write a second, and one at the end; the share shown never falls, not even when the job is run
 again; each write is also a checkpoint at which a cancelled job stops, and a worker that lost its lease too.
 
-Not guaranteed. A task that never reports cannot be cancelled while it runs, except by its time limit.
+Not guaranteed. A task that never reports cannot be cancelled while it runs, except by its time limit. Within a
+transaction (`atomic=True`, too) a report is a checkpoint alone: what it says is not shown.
 """
 
 import time

@@ -4,7 +4,7 @@ Problem. A result backend is a second truth, which disagrees with the first afte
 makes `.delay()` wait for twenty seconds.
 
 Guarantee. State and result are the row's own. The row is written by the ledger, so what Celery's tracer would store
-here is dropped, but for the states that a task invents with `update_state`.
+here is dropped, but for the states that a task invents with `update_state` (outside of a transaction).
 
 Not guaranteed. A broker-only job has no row and stays PENDING. `forget` forgets nothing: the row goes when retention
 says so. The ledger has no rows for groups, so `GroupResult.save` and `restore` are refused.

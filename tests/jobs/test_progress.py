@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.db import transaction
 
 from apps.jobs import ledger, progress
 from apps.jobs.ledger import LeaseLost
 from apps.jobs.models import Job
 from apps.jobs.progress import Cancelled, Progress
 from tasks.lab import lab_nothing
-from tests.jobs.bench import Bench, claim
+from tests.jobs.bench import Bench, claim, row
 
 
 class Clock:
@@ -111,6 +112,7 @@ def test_the_share_does_not_fall_when_the_total_grows(attempt: Any, written: lis
     assert [report["percent"] for report in written] == [50.0, 50.0, 95.0]
 
 
+@pytest.mark.django_db(transaction=True)
 def test_the_share_does_not_fall_when_the_job_runs_again(attempt: Any, written: list[Any], clock: Clock) -> None:
     first = attempt()
     first.report(90, 100)
@@ -141,6 +143,19 @@ def test_a_worker_that_lost_its_lease_stops_at_its_next_checkpoint(attempt: Any,
     zombie, _ = attempt(), attempt()
     with pytest.raises(LeaseLost):
         next(zombie.track(range(10)))
+
+
+def test_in_a_transaction_a_checkpoint_sees_what_there_is_to_see_and_writes_nothing(attempt: Any, clock: Clock) -> None:
+    zombie, current = attempt(), attempt()
+    with transaction.atomic():
+        with pytest.raises(LeaseLost):
+            zombie.report(1, 10)
+        current.report(1, 10)
+        ledger.cancel(current.job_id)
+        clock.now += 2
+        with pytest.raises(Cancelled):
+            current.report(2, 10)
+    assert row(current.job_id).progress is None
 
 
 def test_outside_the_ledger_reports_go_nowhere(db: None, clock: Clock) -> None:

@@ -123,6 +123,7 @@ def test_a_result_that_postgresql_cannot_store_is_a_dead_letter(
     assert bench.letter(result).kind == "bad_result"
 
 
+@pytest.mark.django_db(transaction=True)
 def test_a_state_that_a_task_invents_is_shown_while_it_runs(bench: Bench) -> None:
     states_seen.clear()
     result = invent_a_state.delay()
@@ -131,6 +132,7 @@ def test_a_state_that_a_task_invents_is_shown_while_it_runs(bench: Bench) -> Non
     assert result.state == states.SUCCESS
 
 
+@pytest.mark.django_db(transaction=True)
 def test_progress_is_shown_as_celery_users_know_it(bench: Bench) -> None:
     result = lab_nothing.delay()
     job_id = bench.job(result).pk

@@ -19,6 +19,7 @@ def report() -> Report:
     return Report.objects.create(owner=shopkeeper("ada"), start="2026-01-01", end="2026-01-31")
 
 
+@pytest.mark.django_db(transaction=True)
 def test_a_report_whose_message_comes_twice_is_written_once_with_its_progress(report: Report, bench: Bench) -> None:
     result = tasks.generate_report.delay(report_id=report.pk)
     [message] = bench.send()

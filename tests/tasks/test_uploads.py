@@ -42,6 +42,7 @@ def test_a_broken_file_is_a_dead_letter_at_once_with_the_reason_that_its_owner_s
     assert bench.job(result).attempts == 1
 
 
+@pytest.mark.django_db(transaction=True)
 def test_an_upload_delivered_twice_is_imported_once_and_reports_its_progress(ada: User, bench: Bench) -> None:
     upload = uploaded(ada, "products-small.csv")
     result = tasks.process_upload.delay(upload_id=upload.pk)
