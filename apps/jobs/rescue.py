@@ -38,11 +38,18 @@ UNBEGUN_AT_MOST = 50
 
 
 def renew(job_ids: Iterable[UUID], worker_id: UUID) -> list[UUID]:
-    """Prolong the leases of this worker's running jobs. Returns those that someone asked to cancel."""
+    """Prolong the leases of this worker's running jobs. Returns those that someone asked to cancel.
+
+    A row that somebody holds is skipped until the next time: waiting for it would stop the whole worker. Nobody hands
+    it on while it is held; but if that is for longer than a lease, whoever rescues may come before the next renewal.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             "UPDATE jobs_job SET lease_until = clock_timestamp() + %s"
-            " WHERE id = ANY(%s) AND worker_id = %s AND state = 'running' RETURNING id, cancel_requested",
+            " WHERE id IN ("
+            "   SELECT id FROM jobs_job WHERE id = ANY(%s) AND worker_id = %s AND state = 'running'"
+            "   FOR NO KEY UPDATE SKIP LOCKED)"
+            " RETURNING id, cancel_requested",
             [settings.JOBS_LEASE, list(job_ids), worker_id],  # type: ignore[list-item]  # psycopg knows intervals
         )
         return [job_id for job_id, cancel_requested in cursor.fetchall() if cancel_requested]

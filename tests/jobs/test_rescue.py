@@ -1,6 +1,7 @@
 """Jobs whose worker, message or code is missing."""
 
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -62,6 +63,42 @@ def test_renewing_tells_the_worker_what_to_stop(db: None) -> None:
     assert rescue.renew([job_id], worker_id) == []
     ledger.cancel(job_id)
     assert rescue.renew([job_id], worker_id) == [job_id]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "touch",
+    [lambda job_id, token: ledger.report(job_id, token, {}), lambda job_id, _: ledger.cancel(job_id)],
+    ids=["reports", "cancels"],
+)
+def test_whoever_touches_a_job_in_a_long_transaction_does_not_hold_up_the_renewals(
+    touch: Callable[[UUID, int], object],
+) -> None:
+    worker_id, touched, other = uuid4(), record(), record()
+    tokens = ledger.claim({touched: 0, other: 0}, worker_id)
+    Job.objects.update(lease_until=LONG_AGO)
+    with closing(Session()) as body, closing(Session()) as worker:
+        body.begin()
+        with body.current():
+            touch(touched, tokens[touched])
+        with worker.current():
+            rescue.renew([touched, other], worker_id)
+    assert (row(other).lease_until or LONG_AGO) > timezone.now()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_reports_in_a_transaction_can_be_cancelled_and_renewed_meanwhile() -> None:
+    worker_id, job_id = uuid4(), record()
+    [token] = ledger.claim({job_id: 0}, worker_id).values()
+    with closing(Session()) as body, closing(Session()) as operator:
+        body.begin()
+        with body.current():
+            assert not ledger.report(job_id, token, {})
+        with operator.current():
+            ledger.cancel(job_id)
+            assert rescue.renew([job_id], worker_id) == [job_id]
+        with body.current():
+            assert ledger.report(job_id, token, {})
 
 
 def test_after_postgresql_was_away_the_living_get_a_leases_time(db: None, settings: Any) -> None:
