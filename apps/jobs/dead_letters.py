@@ -177,6 +177,7 @@ def replay(letter_id: Any, *, by: Any = None, kwargs: Mapping[str, Any] | None =
         if letter.state != DeadLetter.State.OPEN:
             return None
         job = replace(_job_again(letter, kwargs), delay=delay, owner_id=_owners([letter]).get(_origin(letter)))
+        ledger.let_go_of_keys([job])  # most likely the dead job's own: nothing would run, and the letter be closed
         [recorded] = ledger.record([job])
         _close_replayed({letter.pk: recorded.id}, by)
     return recorded.id
@@ -260,6 +261,7 @@ def replay_batch(ids: Sequence[UUID], *, by: Any = None, delay: float = 0.0, ste
                 letter = found[letter_id]
                 job = _job_again(letter)
                 jobs[letter_id] = replace(job, delay=delay + position * step, owner_id=owners.get(_origin(letter)))
+        ledger.let_go_of_keys(jobs.values())
         recorded = ledger.record(list(jobs.values())) if jobs else []
         made = {letter_id: job.id for letter_id, job in zip(jobs, recorded, strict=True)}
         _close_replayed(made, by)

@@ -209,6 +209,12 @@ def _existing(job: NewJob) -> Recorded:
             return Recorded(job.id, True)
 
 
+def let_go_of_keys(jobs: Iterable[NewJob]) -> None:
+    """Of ended jobs that hold them for a time (`unique_for`), so that these are recorded. A live job keeps its key."""
+    keys = [job.unique_key for job in jobs if job.unique_key is not None]
+    Job.objects.filter(unique_key__in=keys, state__in=Job.ENDED).update(unique_key=None)
+
+
 def _let_go_of_expired_key(key: str) -> None:
     Job.objects.filter(unique_key=key, unique_expires_at__lte=timezone.now(), state__in=Job.ENDED).update(
         unique_key=None

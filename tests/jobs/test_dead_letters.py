@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from celery import shared_task
 from django.contrib.auth.models import User
 from django.db import connection
 
@@ -18,6 +19,11 @@ from tests.jobs.bench import Bench
 from tests.jobs.sessions import Session
 
 OPEN, REPLAYED, DISCARDED = DeadLetter.State.OPEN, DeadLetter.State.REPLAYED, DeadLetter.State.DISCARDED
+
+
+@shared_task(name="tests.fail_for_an_hour", unique=("key",), unique_for=timedelta(hours=1))
+def fail_for_an_hour(key: str) -> None:
+    raise ValueError(key)
 
 
 def letter(task: Any = lab_add, **fields: Any) -> DeadLetter:
@@ -58,6 +64,24 @@ def test_a_letter_is_replayed_once(bench: Bench) -> None:
     assert dead_letters.replay(dead.id) is not None
     assert dead_letters.replay(dead.id) is None
     assert Job.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    "replay",
+    [
+        lambda letter: dead_letters.replay(letter.pk),
+        lambda letter: dead_letters.replay_many(DeadLetter.objects.filter(pk=letter.pk))[0],
+    ],
+    ids=["one", "many"],
+)
+def test_a_dead_job_that_holds_its_key_for_a_time_gives_it_to_its_replay(bench: Bench, replay: Any) -> None:
+    result = fail_for_an_hour.delay("a")
+    bench.run_due()
+
+    job = Job.objects.get(pk=replay(bench.letter(result)))
+
+    assert (str(job.replay_of), job.state) == (result.id, Job.State.QUEUED)
+    assert fail_for_an_hour.delay("a").id == str(job.id)
 
 
 def replay_elsewhere(letter_id: Any) -> Any:
