@@ -13,6 +13,7 @@ the ledger's word and the process's end a body may run on for some milliseconds;
 
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -145,6 +146,7 @@ class Vitals:
         logging.shutdown()
         if self.is_stopping:
             os._exit(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)  # it outlives this life, and would end the next one as it starts
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

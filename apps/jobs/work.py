@@ -61,6 +61,7 @@ class Work:
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT: the job at hand has a grace, and what was only taken is put back."""
+        signal.setitimer(signal.ITIMER_REAL, 0)  # whoever executed this process may have set it, for a job of its own
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGALRM, _soft_limit)

@@ -111,6 +111,38 @@ def test_a_rescue_that_fails_is_tried_at_its_next_time_and_not_at_once(work: Wor
     work.vitals.look()
 
 
+@pytest.fixture
+def an_alarm_is_set() -> Iterator[None]:
+    """For much later than the end of the test."""
+    before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.setitimer(signal.ITIMER_REAL, 600)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+class Begun(Exception):
+    """Stands for a process that goes on."""
+
+
+@pytest.mark.usefixtures("an_alarm_is_set")
+def test_a_process_that_begins_anew_takes_no_alarm_along(work: Work, monkeypatch: Any) -> None:
+    monkeypatch.setattr("apps.jobs.vitals.logging.shutdown", Mock())
+    monkeypatch.setattr("apps.jobs.vitals.os.execv", Mock(side_effect=Begun))
+    with pytest.raises(Begun):
+        work.vitals._leave(lambda: None)
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+@pytest.mark.usefixtures("an_alarm_is_set")
+def test_an_alarm_of_whoever_began_this_process_does_not_end_it(work: Work, monkeypatch: Any) -> None:
+    monkeypatch.setattr("apps.jobs.work.signal.signal", Mock())
+    monkeypatch.setattr(work.vitals, "start", Mock(side_effect=Begun))
+    with pytest.raises(Begun):
+        work.run()
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
 def test_a_task_that_asks_its_process_to_exit_is_counted_as_a_crash(work: Work, monkeypatch: Any) -> None:
     def leave() -> None:
         raise SystemExit(3)
