@@ -563,8 +563,10 @@ SLOTS_TAKEN = """
 """
 
 
-def take_slot(job_id: UUID, token: int, key: str, at_most: int) -> bool:
+def take_slot(job_id: UUID, token: int, key: str, at_most: int, *, again: bool = False) -> bool:
     """Have a running job count under this key; False if `at_most` others do. Its end, or its lease's, frees the slot.
+
+    `again`: an earlier call may have been committed and its answer lost, so a slot of this key is the job's own.
 
     Raises ValueError for a job that holds a slot already, and RuntimeError within a transaction, whose commit is the
     first that others see of the slot.
@@ -582,7 +584,7 @@ def take_slot(job_id: UUID, token: int, key: str, at_most: int) -> bool:
     if row is None:
         raise LeaseLost(f"Job {job_id} is no longer ours to limit (token {token}).")
     before, after = row
-    if before is not None:
+    if before is not None and not (again and before == key):
         raise ValueError(f"The job holds a slot of {before!r} already, and can hold one at a time.")
     return after is not None
 

@@ -19,6 +19,7 @@ import random
 import time
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from types import TracebackType
 from uuid import UUID
 
@@ -97,7 +98,10 @@ class Running:
     def __enter__(self) -> "Running":
         """Raises Snooze if it is full; RuntimeError where there is no running row to count, or in a transaction."""
         job_id, token = _attempt()
-        if not connections.patiently(lambda: ledger.take_slot(job_id, token, self.key, self.at_most)):
+        tries = count()
+        if not connections.patiently(
+            lambda: ledger.take_slot(job_id, token, self.key, self.at_most, again=next(tries) > 0)
+        ):
             raise Snooze(_spread(FULL), f"{self.key!r} is limited to {self.at_most} at once")
         return self
 

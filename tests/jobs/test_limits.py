@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 import redis
 from celery import shared_task
-from django.db import connection
+from django.db import OperationalError, connection
 from django.utils import timezone
 
 from apps.jobs import ledger
@@ -207,6 +207,26 @@ def test_a_task_that_gets_no_slot_is_snoozed_and_pays_no_retry(bench: Bench) -> 
     job = bench.job(result)
     assert (job.state, job.retries, job.attempts) == ("queued", 0, 0)
     assert FULL / 2 - 1 < (job.run_at - timezone.now()).total_seconds() <= FULL * 1.5
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_slot_whose_commit_was_not_answered_is_the_jobs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen.clear()
+    take_slot, answers = ledger.take_slot, [OperationalError("the connection is lost"), None]
+
+    def take_and_lose_the_answer(*args: Any, **options: Any) -> bool:
+        taken = take_slot(*args, **options)
+        if answer := answers.pop(0):
+            raise answer
+        return taken
+
+    monkeypatch.setattr(ledger, "take_slot", take_and_lose_the_answer)
+    result = call_supplier.delay()
+
+    Bench().run_due()
+
+    assert seen == ["supplier", None]
+    assert Job.objects.get(pk=result.id).state == "succeeded"
 
 
 @pytest.mark.django_db(transaction=True)
