@@ -26,8 +26,9 @@ from uuid import UUID
 
 from celery.exceptions import Ignore
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.utils import timezone
+from psycopg.errors import DeadlockDetected
 
 from apps.jobs import chords, errbacks, sql
 from apps.jobs.failures import Failure
@@ -664,25 +665,33 @@ def cancel(job_id: UUID) -> Job.State | None:
         return Job.State(job.state)
 
 
-# Of a chord's part the body has to be told, one by one. Locked in one order, so that two operators do not deadlock.
+# Of a chord's part the body has to be told, one by one.
 CANCEL_MANY = f"""
     UPDATE jobs_job SET state = 'cancelled', {ENDED}
-    WHERE id IN (
-        SELECT id FROM jobs_job
-        WHERE id = ANY(%s) AND state IN ('queued', 'sent') AND NOT options ?| ARRAY['chord', 'chain']
-        ORDER BY id FOR UPDATE)
+    WHERE id = ANY(%s) AND state IN ('queued', 'sent') AND NOT options ?| ARRAY['chord', 'chain']
     RETURNING id
 """
 
 
 def cancel_many(job_ids: Sequence[UUID]) -> set[UUID]:
     """Like `cancel`. Returns those that are cancelled now, or have been asked to stop."""
-    with transaction.atomic():
-        with connection.cursor() as cursor:
-            cursor.execute(CANCEL_MANY, [list(job_ids)])
-            at_once = {row[0] for row in cursor.fetchall()}
-        live = Job.objects.filter(pk__in=job_ids, state__in=Job.LIVE).order_by("pk").values_list("pk", flat=True)
-        states = {job_id: cancel(job_id) for job_id in live}
+    try:
+        return _cancel_batch(job_ids)
+    except OperationalError as exc:
+        # The parts of two chords, which somebody else cancels other parts of, in another order.
+        if connection.in_atomic_block or not isinstance(exc.__cause__, DeadlockDetected):
+            raise
+        return _cancel_batch(job_ids)
+
+
+def _cancel_batch(job_ids: Sequence[UUID]) -> set[UUID]:
+    """All rows are locked before the first chord, as by a part that ends; and in one order, as by other operators."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        live = Job.objects.select_for_update().filter(pk__in=job_ids, state__in=Job.LIVE).order_by("pk")
+        locked = list(live.values_list("pk", flat=True))
+        cursor.execute(CANCEL_MANY, [locked])
+        at_once = {row[0] for row in cursor.fetchall()}
+        states = {job_id: cancel(job_id) for job_id in locked if job_id not in at_once}
     return at_once | {job_id for job_id, state in states.items() if state in (Job.State.CANCELLED, Job.State.RUNNING)}
 
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 from uuid import UUID
 
 import pytest
@@ -11,8 +13,9 @@ from celery import chain, chord, group, shared_task, states
 from celery.exceptions import ChordError
 from celery.result import AsyncResult
 from django.db import OperationalError, connection
+from psycopg.errors import DeadlockDetected
 
-from apps.jobs import dead_letters, ledger
+from apps.jobs import chords, dead_letters, ledger
 from apps.jobs.failures import Failure
 from apps.jobs.ledger import NewJob
 from apps.jobs.models import Chord, DeadLetter, Job
@@ -242,6 +245,42 @@ def test_two_parts_that_die_at_once_start_what_the_body_asked_for_once(first_com
     first.close()
     assert Job.objects.filter(task=keep.name).count() == 1
     assert DeadLetter.objects.filter(task=lab_total.name).count() == 1
+
+
+def cancel_many_elsewhere(job_ids: list[UUID]) -> set[UUID]:
+    try:
+        return ledger.cancel_many(job_ids)
+    finally:
+        connection.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_whoever_cancels_the_parts_of_a_chord_does_not_deadlock_with_one_that_succeeds() -> None:
+    """The operator may not hold the chord while waiting for a part, whose worker waits for the chord."""
+    parts = chord([lab_add.s(1, 1), lab_add.s(2, 2)], lab_total.s())().parent
+    first, last = Job.objects.filter(pk__in=[part.id for part in parts]).order_by("pk").values_list("pk", flat=True)
+    token = claim(last)
+    with ThreadPoolExecutor(1) as operator, closing(Session()) as worker:
+        worker.begin()
+        with worker.current():
+            ledger.succeed(last, token, 4)
+        cancelled = operator.submit(cancel_many_elsewhere, [first, last])
+        assert wait_for(somebody_waits_for_a_lock, 10)
+        with worker.current():
+            chords.part_succeeded(parts.id)
+        worker.commit()
+        assert cancelled.result() == {first}
+    assert DeadLetter.objects.filter(task=lab_total.name).count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_batch_that_deadlocked_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when two operators cancel different parts of the same two chords."""
+    job_id, end = record(), ledger._cancel_batch
+    deadlock = OperationalError("deadlock detected")
+    deadlock.__cause__ = DeadlockDetected()
+    monkeypatch.setattr(ledger, "_cancel_batch", Mock(side_effect=[deadlock, end([job_id])]))
+    assert ledger.cancel_many([job_id]) == {job_id}
 
 
 @pytest.mark.parametrize(
