@@ -100,6 +100,17 @@ def test_the_job_of_a_child_that_died_as_the_broker_was_lost_waits_for_another(p
     assert (list(pool.outbound_buffer), list(pool._cache.values())) == ([job], [job])
 
 
+def test_the_job_of_a_dead_child_waits_for_another_though_its_replacement_has_the_same_pipes_number(pool: Pool) -> None:
+    job = job_in(pool, child(is_alive=False))
+
+    def replace_it() -> None:
+        job._write_to = child()
+
+    pool.maintain_pool = replace_it
+    pool.flush()
+    assert list(pool.outbound_buffer) == [job]
+
+
 def test_what_a_child_reports_meanwhile_counts(pool: Pool) -> None:
     job = job_in(pool, child())
     pool.maintain_pool = lambda: job._ack(None, 0.0, 7, None)
