@@ -15,6 +15,7 @@ stop waits for no child once nobody reads.
 
 from typing import Any
 
+from billiard import pool
 from celery import bootsteps
 from celery.concurrency import asynpool, prefork
 from celery.concurrency.asynpool import AsynPool
@@ -32,8 +33,27 @@ class ResultHandler(asynpool.ResultHandler):
             read.value = EVERYTHING
 
 
+class TimeoutHandler(pool.TimeoutHandler):
+    def on_hard_timeout(self, job: Any) -> None:
+        """The child first. Celery says first what became of the job, and that may wait for a row that the child holds:
+        for ever, if only this process would have ended it.
+
+        PostgreSQL lets go of the row when it has ended the child's statement, if there is one under way.
+        """
+        child, _ = self._process_by_pid(job._worker_pid)
+        if child is not None and not job.ready():
+            self._trywaitkill(child)
+        super().on_hard_timeout(job)
+
+    def _trywaitkill(self, child: Any) -> None:
+        """Once. After that its number may be another process's."""
+        if child.exitcode is None:
+            super()._trywaitkill(child)
+
+
 class Pool(AsynPool):
     ResultHandler = ResultHandler
+    TimeoutHandler = TimeoutHandler
 
     def _track_child_process(self, proc: Any, hub: Any) -> None:
         has_died = getattr(proc, "_sentinel_poll", hub) is None

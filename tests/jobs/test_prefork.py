@@ -4,10 +4,11 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from billiard import pool as billiard_pool
 from billiard.pool import RUN, ApplyResult
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 
-from apps.jobs.prefork import EVERYTHING, Pool, ResultHandler
+from apps.jobs.prefork import EVERYTHING, Pool, ResultHandler, TimeoutHandler
 
 
 class Hub:
@@ -60,7 +61,7 @@ def pool() -> Pool:
     pool = Pool.__new__(Pool)
     pool._state, pool.synack, pool._cache, pool.outbound_buffer = RUN, False, {}, deque()
     pool._active_writers, pool._active_writes, pool._busy_workers = set(), set(), {1, 2}
-    pool._putlock = LaxBoundedSemaphore(2)
+    pool._putlock, pool._processes = LaxBoundedSemaphore(2), 2
     pool.maintain_pool, pool._put_back = Mock(), pool.outbound_buffer.appendleft
     return pool
 
@@ -127,3 +128,21 @@ def test_what_still_runs_when_the_broker_is_back_has_its_slot(pool: Pool) -> Non
     start.assert_not_called()
     pool._putlock.release()
     start.assert_called_once_with()
+
+
+def test_a_child_that_is_out_of_time_is_ended_once_before_anybody_waits_for_a_row_that_it_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    late = SimpleNamespace(pid=7, exitcode=None)
+
+    def kill(_: Any, child: SimpleNamespace) -> None:
+        child.exitcode = -9
+        said.append("killed")
+
+    monkeypatch.setattr(billiard_pool.TimeoutHandler, "_trywaitkill", kill)
+    job = ApplyResult({}, None, timeout_callback=lambda **_: said.append("buried"))
+    job._ack(None, 0.0, 7, None)
+    TimeoutHandler([late], {}, None, 1.0).on_hard_timeout(job)
+    assert said == ["killed", "buried"]
+    assert job.ready()
