@@ -81,6 +81,16 @@ class Pool(AsynPool):
         for _ in self._cache:
             self._putlock.acquire(noop)
 
+    def _maintain_pool(self) -> None:
+        """Celery frees a slot for every child that has ended. One that ended after its last job had freed it before, and
+        the job that gets a slot too many would wait behind those that run.
+        """
+        joined = self._join_exited_workers()
+        self._repopulate_pool(joined)
+        for _ in joined:
+            if self._putlock is not None and self._putlock.value + len(self._cache) < self._processes:
+                self._putlock.release()
+
     def did_start_ok(self) -> bool:
         """Celery asks once, at the start: a pool has failed to start if none of its children lives."""
         return any(child.exitcode is None for child in self._pool)

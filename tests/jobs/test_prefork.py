@@ -130,6 +130,42 @@ def test_what_still_runs_when_the_broker_is_back_has_its_slot(pool: Pool) -> Non
     start.assert_called_once_with()
 
 
+def run_in(pool: Pool) -> Any:
+    job = job_in(pool, child())
+    job._ack(None, 0.0, 7, None)
+    pool._putlock.acquire(Mock())
+    return job
+
+
+def lose_a_child(pool: Pool) -> None:
+    pool._join_exited_workers, pool._repopulate_pool = Mock(return_value=[0]), Mock()
+    pool._maintain_pool()
+
+
+def test_a_child_that_has_ended_after_its_last_job_frees_no_slot_once_more(pool: Pool) -> None:
+    """The job that got it would wait behind one that runs for hours, and counts as started."""
+    run_in(pool)
+    lose_a_child(pool)
+    assert pool._putlock.value == 1
+
+
+def test_a_job_that_waits_for_a_slot_gets_none_of_a_child_that_was_recycled(pool: Pool) -> None:
+    waiting = Mock()
+    run_in(pool), run_in(pool)
+    pool._putlock.acquire(waiting)
+    lose_a_child(pool)
+    waiting.assert_not_called()
+
+
+def test_a_child_that_was_lost_frees_the_slot_of_its_job(pool: Pool) -> None:
+    waiting = Mock()
+    lost, _other = run_in(pool), run_in(pool)
+    pool._putlock.acquire(waiting)
+    lost.discard()
+    lose_a_child(pool)
+    waiting.assert_called_once_with()
+
+
 def test_a_child_that_is_out_of_time_is_ended_once_before_anybody_waits_for_a_row_that_it_holds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
