@@ -18,9 +18,9 @@ from uuid import UUID
 
 from celery.exceptions import Ignore
 from celery.worker import state
-from django.db import connection
+from django.db import DatabaseError, InterfaceError, connection
 
-from apps.jobs import connections, lease, ledger, rescue
+from apps.jobs import lease, ledger, rescue
 from apps.jobs.ahead import Ahead
 from apps.jobs.batch import Batch
 from apps.jobs.metrics import meter
@@ -108,7 +108,7 @@ def waiting() -> list["JobRequest"]:
 
 
 def hand_back(requests: Iterable["JobRequest"]) -> None:
-    """running → queued, without having been started. If the database is away, the leases run out."""
+    """running → queued, without having been started. If it cannot be written, the leases run out."""
     attempts: dict[UUID, int | None] = {}
     for request in requests:
         request.forgo()
@@ -117,6 +117,6 @@ def hand_back(requests: Iterable["JobRequest"]) -> None:
         return
     try:
         rescue.release(lease.worker_id(), attempts)
-    except connections.LOST as exc:
+    except (DatabaseError, InterfaceError) as exc:
         logger.warning("%d jobs could not be handed back: %s", len(attempts), str(exc).strip())
         connection.close()

@@ -160,7 +160,7 @@ def hand_back() -> None:
         endings.write_all()
         rescue.release(_this.id)
         Worker.objects.filter(pk=_this.id).update(stopped_at=Now(), busy=0)
-    except connections.LOST as exc:
+    except DatabaseTrouble as exc:
         logger.warning("Could not hand back jobs, their leases will run out: %s", str(exc).strip())
 
 
@@ -208,7 +208,7 @@ def _end_grace() -> None:
     """Renew while the main loop no longer does; then end what still runs."""
     deadline = time.monotonic() + settings.JOBS_SHUTDOWN_GRACE.total_seconds()
     while state.active_requests and time.monotonic() < deadline:
-        with suppress(*connections.LOST):
+        with suppress(DatabaseTrouble):
             renew_leases()
         time.sleep(0.2)
     if state.active_requests:
@@ -225,7 +225,7 @@ def _stop_cold() -> None:
     held = held_jobs()
     os.kill(os.getpid(), signal.SIGQUIT)
     while not _this.has_left:
-        with suppress(*connections.LOST):
+        with suppress(DatabaseTrouble):
             rescue.renew(held, _this.id)
         time.sleep(0.2)
 

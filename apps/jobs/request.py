@@ -20,6 +20,7 @@ from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
 from celery.worker.request import Request
+from django.db import DatabaseError, InterfaceError
 
 from apps.jobs import connections, dead_letters, endings, lease, ledger, rescue
 from apps.jobs.ahead import runtimes
@@ -192,8 +193,8 @@ class JobRequest(Request):
         """At once; but if the database is away the job's lease runs out, and the relay does the same."""
         try:
             connections.patiently(transition, PATIENCE)
-        except connections.LOST as error:
-            logger.warning("%s[%s] lost its process, and the ledger is away: %s", self.name, self.id, error)
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("%s[%s] lost its process, and the ledger cannot be told: %s", self.name, self.id, error)
 
     def _child_terminated(self) -> None:
         """We ended it ourselves, because someone cancelled the job."""
@@ -216,7 +217,7 @@ class JobRequest(Request):
         """A broker-only job has no row: its message is kept until its dead letter is written, and runs again."""
         try:
             connections.patiently(lambda: dead_letters.write_for_request(self, failure), PATIENCE)
-        except connections.LOST as error:
+        except (DatabaseError, InterfaceError) as error:
             logger.warning("%s[%s] failed, and its dead letter cannot be written yet: %s", self.name, self.id, error)
             state.task_ready(self)
             # Settled by the requeue: Celery's own acknowledgement, after a time limit, would come first.

@@ -9,6 +9,8 @@ from unittest.mock import ANY, Mock
 from uuid import uuid4
 
 import pytest
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import WorkerLostError
 from celery import chain, current_app, shared_task
 from celery.app.trace import trace_task
 from celery.worker import state
@@ -237,6 +239,18 @@ def test_what_was_not_started_when_the_broker_was_lost_is_handed_back(main: Main
     assert (bench.job(job).state, bench.job(job).attempts) == (Job.State.QUEUED, 0)
 
 
+def test_what_cannot_be_handed_back_while_a_deploy_migrates_frees_its_slots_all_the_same(
+    main: Main, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab_nothing.delay()
+    [request] = main.fetch(bench.send())
+    main.timer.pass_time()
+    monkeypatch.setattr("apps.jobs.rescue.release", _lack_a_column)
+    monkeypatch.setattr("apps.jobs.claims.connection", Mock())
+    main.timer.pass_time(claims.WAIT_AT_MOST)
+    assert request.acknowledged
+
+
 def test_what_a_process_was_given_when_the_broker_was_lost_is_not(main: Main, bench: Bench) -> None:
     lab_nothing.delay_many([{}] * 2)
     given, waiting = main.fetch(bench.send())
@@ -394,6 +408,33 @@ def test_a_table_that_code_is_too_new_for_keeps_what_was_fetched(
     assert main.started == []
     main.timer.pass_time(1)
     assert main.started == requests
+
+
+def test_a_letter_that_cannot_be_written_while_a_deploy_migrates_keeps_its_message_for_later(
+    main: Main, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [request] = main.fetch([broker_only_message()])
+    monkeypatch.setattr("apps.jobs.dead_letters.write_for_request", _lack_a_column)
+    try:
+        raise ValueError("the body's own")
+    except ValueError:
+        request.on_failure(ExceptionInfo())
+    assert request not in state.reserved_requests
+    assert [after for after, _ in main.timer.due].count(lease.REQUEUE_AFTER) == 1
+
+
+def test_a_lost_child_that_cannot_be_told_of_while_a_deploy_migrates_frees_its_slot(
+    main: Main, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab_nothing.delay()
+    [request] = main.fetch(bench.send())
+    main.timer.pass_time()
+    monkeypatch.setattr("apps.jobs.rescue.crashed", _lack_a_column)
+    try:
+        raise WorkerLostError("killed")
+    except WorkerLostError:
+        request.on_failure(ExceptionInfo())
+    assert request.acknowledged
 
 
 def _lack_a_column(*_: object) -> None:

@@ -166,6 +166,36 @@ def test_stopping_without_a_database_leaves_it_to_the_leases(
     assert "their leases will run out" in caplog.text
 
 
+def test_stopping_while_a_deploy_migrates_leaves_it_to_the_leases(
+    step: LeaseStep, parent: Mock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(rescue, "release", Mock(side_effect=ProgrammingError("no such column")))
+    step.stop(parent)
+    assert "their leases will run out" in caplog.text
+
+
+def test_a_deploy_that_migrates_does_not_cut_the_grace_short(
+    bench: Bench, step: LeaseStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running(bench)
+    monkeypatch.setattr(rescue, "renew", Mock(side_effect=ProgrammingError("no such column")))
+    monkeypatch.setattr(lease, "time", Mock(monotonic=lambda: 0.0, sleep=lambda _: state.active_requests.clear()))
+    lease._end_grace()
+    assert not lease.is_stopping()
+
+
+def test_a_deploy_that_migrates_does_not_keep_a_worker_from_stopping_cold(
+    bench: Bench, step: LeaseStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running(bench)
+    monkeypatch.setattr(rescue, "renew", Mock(side_effect=ProgrammingError("no such column")))
+    monkeypatch.setattr(lease, "os", system := Mock())
+    monkeypatch.setattr(lease, "time", Mock(sleep=lambda _: setattr(lease._this, "has_left", True)))
+    monkeypatch.setattr(lease._this, "has_left", False)
+    lease._stop_cold()
+    system.kill.assert_called_once()
+
+
 def test_the_token_is_known_for_our_own_jobs_only(bench: Bench, step: LeaseStep) -> None:
     job = running(bench)
     assert lease.token_of(job.pk) == 1
