@@ -117,7 +117,7 @@ class JobConsumer(Consumer):
         try:
             connections.patiently(lambda: rescue.hand_back_unknown(job_id), PATIENCE)
         except connections.LOST:
-            lease.requeue_later(message)
+            lease.requeue_later(message, self.connection_errors)
         else:
             message.ack_log_error(logger, self.connection_errors)
 
@@ -133,7 +133,7 @@ class JobConsumer(Consumer):
             connections.patiently(lambda: dead_letters.write_for_message(message, failure), PATIENCE)
         except (DatabaseError, InterfaceError) as error:
             logger.warning("The dead letter of a message cannot be written yet: %s", str(error).strip())
-            lease.requeue_later(message)
+            lease.requeue_later(message, self.connection_errors)
         else:
             logger.error("Dead letter for a message that cannot be run: %s", failure.message)
             message.ack_log_error(logger, self.connection_errors)

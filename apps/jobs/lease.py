@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -73,9 +74,13 @@ def token_of(job_id: UUID) -> int | None:
     return held.values_list("token", flat=True).first()
 
 
-def requeue_later(message: Any) -> None:
-    """For a message that cannot be settled now. In this worker's main process."""
-    _this.timer.call_after(REQUEUE_AFTER, message.requeue)
+def requeue_later(message: Any, connection_errors: tuple[type[Exception], ...]) -> None:
+    """For a message that cannot be settled now. In this worker's main process.
+
+    If its connection is lost by then, it comes back by itself; the error would cost the next connection, too.
+    """
+    give_back = partial(message.reject_log_error, logger, connection_errors, requeue=True)
+    _this.timer.call_after(REQUEUE_AFTER, give_back)
 
 
 class LeaseStep(bootsteps.StartStopStep):

@@ -222,7 +222,7 @@ class JobRequest(Request):
             state.task_ready(self)
             # Settled by the requeue: Celery's own acknowledgement, after a time limit, would come first.
             self.acknowledged = True
-            lease.requeue_later(self.message)
+            lease.requeue_later(self.message, self._connection_errors)
             return False
         return True
 

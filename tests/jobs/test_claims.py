@@ -389,7 +389,7 @@ def test_a_message_that_cannot_be_settled_does_not_keep_the_others_from_starting
     assert {request.id for request in main.started} == set(others)
     assert not requests[0].acknowledged
     main.timer.pass_time(lease.REQUEUE_AFTER)
-    requests[0].message.requeue.assert_called_once()
+    requests[0].message.reject_log_error.assert_called_once_with(ANY, (OSError,), requeue=True)
 
 
 def _break(*_: object) -> None:
@@ -521,4 +521,4 @@ def test_losing_the_database_while_refusing_brings_the_message_back_later(
         main.timer.pass_time()
     assert not request.acknowledged
     main.timer.pass_time(lease.REQUEUE_AFTER)
-    request.message.requeue.assert_called_once_with()
+    request.message.reject_log_error.assert_called_once_with(ANY, (OSError,), requeue=True)

@@ -59,7 +59,7 @@ class Consumer(JobConsumer):
         channel.decode_body = partial(Channel.decode_body, channel)
         message: Any = Message(json.loads(readable(item)), channel=channel)
         message.ack_log_error = message.ack = Mock()
-        message.requeue = Mock()
+        message.reject_log_error = Mock()
         if message.errors:
             message._reraise_error(self.on_decode_error)
         else:
@@ -153,7 +153,14 @@ def test_without_a_database_the_message_comes_back_later_and_is_not_lost(
     monkeypatch.setattr(dead_letters, "write_for_message", _away)
     message = consumer.receive(UNUSABLE["body is not JSON"])
     message.ack.assert_not_called()
-    lease._this.timer.call_after.assert_called_once_with(lease.REQUEUE_AFTER, message.requeue)
+    assert_comes_back_later(message)
+
+
+def assert_comes_back_later(message: Any) -> None:
+    [(after, give_back)] = [call.args for call in lease._this.timer.call_after.call_args_list]
+    give_back()
+    assert after == lease.REQUEUE_AFTER
+    message.reject_log_error.assert_called_once_with(lease.logger, (OSError,), requeue=True)
 
 
 def _away(*args: Any) -> None:

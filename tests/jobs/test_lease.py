@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 from celery.worker import state
 from django.db import OperationalError, ProgrammingError
+from kombu.message import Message
 
 from apps.jobs import lease, ledger, rescue
 from apps.jobs.lease import LeaseStep
@@ -194,6 +195,17 @@ def test_a_deploy_that_migrates_does_not_keep_a_worker_from_stopping_cold(
     monkeypatch.setattr(lease._this, "has_left", False)
     lease._stop_cold()
     system.kill.assert_called_once()
+
+
+def test_a_message_whose_channel_has_died_since_does_not_cost_the_next_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lease, "_this", lease.ThisWorker(timer=Mock()))
+    message = Message(channel=Mock(basic_reject=Mock(side_effect=ConnectionError("closed"))), delivery_tag="1")
+    lease.requeue_later(message, (OSError,))
+    [_, give_back] = lease._this.timer.call_after.call_args.args
+    give_back()
+    message.channel.basic_reject.assert_called_once_with("1", requeue=True)
 
 
 def test_the_token_is_known_for_our_own_jobs_only(bench: Bench, step: LeaseStep) -> None:
