@@ -84,6 +84,7 @@ class Claims:
         except Exception as exc:  # noqa: BLE001 - of this one message, which comes back; the others must be settled too
             logger.warning("%s[%s] cannot be settled: %s", request.name, request.id, str(exc).strip())
             connection.close()
+            state.task_ready(request)
             lease.requeue_later(request.message, request._connection_errors)
             return
         logger.info("Dropped a message for %s[%s]: %s", request.name, request.id, why)

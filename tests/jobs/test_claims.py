@@ -520,5 +520,6 @@ def test_losing_the_database_while_refusing_brings_the_message_back_later(
         database.setattr("apps.jobs.claims.connection", Mock())
         main.timer.pass_time()
     assert not request.acknowledged
+    assert request not in state.reserved_requests  # nor is a lease renewed for it
     main.timer.pass_time(lease.REQUEUE_AFTER)
     request.message.reject_log_error.assert_called_once_with(ANY, (OSError,), requeue=True)
