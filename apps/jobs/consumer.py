@@ -71,9 +71,10 @@ class JobConsumer(Consumer):
         kept = [request for request in tuple(state.reserved_requests) if request.is_with_pool]
         if self.claims is not None:
             self.claims.forget()
+        # Celery keeps what is active. It reads meanwhile what the children have reported: what ends by that goes.
+        state.active_requests.update(kept)
         super().on_close()
-        for request in kept:
-            state.task_reserved(request)
+        state.active_requests.difference_update([request for request in kept if not request.time_start])
         claims.hand_back(waiting)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:

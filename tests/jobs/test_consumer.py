@@ -4,7 +4,9 @@ That a real worker outlives them is shown in `tests/acceptance`.
 """
 
 import json
+import time
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 from unittest.mock import Mock
@@ -48,6 +50,7 @@ class Consumer(JobConsumer):
         self.timer = Mock()
         self.disable_rate_limits = True
         self.on_task_request = self.ran.append
+        self.claims: Any = None
         self.initial_prefetch_count = 1
         self._maximum_prefetch_restored = True
         self.call_soon = Mock()
@@ -89,6 +92,38 @@ def test_when_the_connection_is_lost_what_a_child_was_given_stays_ours_and_the_r
     assert bench.job(waiting).state == Job.State.QUEUED
     consumer.claims.forget.assert_called_once_with()
     state.reset_state()
+
+
+@pytest.fixture
+def given(bench: Bench) -> Iterator[Any]:
+    """A job that a child was given, and has not said that it began."""
+    lab_nothing.delay()
+    [request] = map(bench.request, bench.send())
+    ledger.claim({request.job_id: 0}, lease.worker_id())
+    request.grant(1, claimed_at=0.0, ends_here=True)
+    request._apply_result = lambda: Mock(_write_to=Mock())
+    state.task_reserved(request)
+    yield request
+    state.reset_state()
+
+
+def test_what_is_heard_to_have_ended_as_the_connection_is_lost_is_not_kept(consumer: Consumer, given: Any) -> None:
+    consumer.pool.flush = lambda: state.task_ready(given)
+    consumer.on_close()
+    assert lease.held_jobs() == []
+    assert given.id not in state.requests
+
+
+def test_what_is_heard_to_have_begun_as_the_connection_is_lost_is_active(consumer: Consumer, given: Any) -> None:
+    consumer.pool.flush = lambda: given.on_accepted(7, time.monotonic())
+    consumer.on_close()
+    assert list(state.active_requests) == [given]
+
+
+def test_what_is_not_heard_of_as_the_connection_is_lost_is_kept_and_not_active(consumer: Consumer, given: Any) -> None:
+    consumer.on_close()
+    assert (list(state.reserved_requests), list(state.active_requests)) == ([given], [])
+    assert given.id in state.requests
 
 
 @pytest.mark.parametrize("name", REFUSED_AT_ONCE)
