@@ -117,7 +117,7 @@ class JobConsumer(Consumer):
         job_id = job_id_of(message.headers["id"])
         try:
             connections.patiently(lambda: rescue.hand_back_unknown(job_id), PATIENCE)
-        except connections.LOST:
+        except (DatabaseError, InterfaceError):
             lease.requeue_later(message, self.connection_errors)
         else:
             message.ack_log_error(logger, self.connection_errors)

@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import pytest
 from celery import current_app
 from celery.worker import state
-from django.db import OperationalError
+from django.db import OperationalError, ProgrammingError
 from kombu.transport.virtual import Channel, Message
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -210,6 +210,16 @@ def test_a_durable_job_that_this_worker_does_not_know_goes_back_to_the_ledger(be
     Consumer().receive(json.dumps(item).encode()).ack.assert_called_once()
     assert bench.job(result).state == Job.State.QUEUED
     assert not DeadLetter.objects.exists()
+
+
+def test_an_unknown_job_comes_back_later_while_a_deploy_migrates(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "_this", lease.ThisWorker(timer=Mock()))
+    monkeypatch.setattr("apps.jobs.rescue.hand_back_unknown", Mock(side_effect=ProgrammingError("no such column")))
+    message = consumer.receive(packed(headers={"task": "tasks.of_the_next_release", "ledger": True}))
+    assert not DeadLetter.objects.exists()
+    assert_comes_back_later(message)
 
 
 def test_an_envelope_that_is_good_is_left_alone() -> None:
