@@ -52,6 +52,11 @@ class Batch(Generic[T]):
         if by == self.due:
             self.flush()
 
+    def flush_if_late(self) -> None:
+        """The timer was lost. The next item would set it again, but a worker may get none for hours."""
+        if self.items and self.due < time.monotonic() - LATE:
+            self.flush()
+
     def flush(self) -> None:
         items, self.items, self.due = self.items, [], -math.inf
         if not items:

@@ -139,6 +139,8 @@ class LeaseStep(bootsteps.StartStopStep):
         except DatabaseTrouble as exc:
             logger.warning("Leases were not renewed: %s", str(exc).strip())
             connection.close()
+        if threading.current_thread() is threading.main_thread():  # it acknowledges, on the main loop's connection
+            endings.batch.flush_if_late()
 
     def _terminate(self, parent: Any, job_id: UUID) -> None:
         """A cancelled job that has not stopped by itself: end its process, where the pool has processes."""

@@ -1,5 +1,6 @@
 """The worker's bootstep: who we are, that we live, and what we give back."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 from unittest.mock import Mock
@@ -10,7 +11,9 @@ from celery.worker import state
 from django.db import OperationalError, ProgrammingError
 from kombu.message import Message
 
-from apps.jobs import lease, ledger, rescue
+from apps.jobs import endings, lease, ledger, rescue
+from apps.jobs.batch import Batch
+from apps.jobs.ids import uuid7
 from apps.jobs.lease import LeaseStep
 from apps.jobs.models import Job, Worker
 from tasks.lab import lab_nothing
@@ -117,6 +120,43 @@ def test_a_beat_without_a_database_is_only_missed(
     step._beat(parent)
     assert "Leases were not renewed" in caplog.text
     closed.assert_called_once()
+
+
+@pytest.fixture
+def unwritten(monkeypatch: pytest.MonkeyPatch) -> Batch[endings.Ending]:
+    """An ending whose timer was lost: with a connection Celery cancels some."""
+    batch: Batch[endings.Ending] = Batch(Mock())
+    monkeypatch.setattr(endings, "batch", batch)
+    batch.timer = Mock()
+    batch.add(endings.Ending(uuid7(), 1, 0.0, None), within=0.0)
+    return batch
+
+
+def written(batch: Batch[endings.Ending]) -> Mock:
+    assert isinstance(batch.write, Mock)
+    return batch.write
+
+
+def test_a_beat_writes_an_ending_whose_timer_was_lost(
+    step: LeaseStep, parent: Mock, unwritten: Batch[endings.Ending]
+) -> None:
+    [ending] = unwritten.items
+    step._beat(parent)
+    written(unwritten).assert_not_called()  # its timer may still come
+    unwritten.due -= 1
+    step._beat(parent)
+    written(unwritten).assert_called_once_with([ending])
+
+
+def test_a_beat_beside_the_main_loop_leaves_it_its_connection(
+    step: LeaseStep, parent: Mock, unwritten: Batch[endings.Ending], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "renew_leases", _away)
+    unwritten.due -= 1
+    beat = threading.Thread(target=step._beat, args=(parent,))
+    beat.start()
+    beat.join()
+    written(unwritten).assert_not_called()
 
 
 def _away() -> list[UUID]:
