@@ -158,13 +158,22 @@ class JobConsumer(Consumer):
             def between_two_tries() -> None:
                 callback()
                 if self.hub:
-                    with suppress(AssertionError):
-                        self.hub.fire_timers()
+                    self._fire_timers()
 
             return ensure(errback, max_retries, callback=between_two_tries)
 
         conn.ensure_connection = while_timers_run
         return super().ensure_connected(conn)
+
+    def _fire_timers(self) -> None:
+        """What these set is older than the connection. As the connection's own, Celery would cancel it when that is lost."""
+        before = self._timer_entries()
+        with suppress(AssertionError):
+            self.hub.fire_timers()
+        self.timer_entries_before_start |= self._timer_entries() - before
+
+    def _timer_entries(self) -> set[Any]:
+        return {scheduled.entry for scheduled in self.hub.timer.queue}
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         try:

@@ -15,6 +15,7 @@ import pytest
 from celery import current_app
 from celery.worker import state
 from django.db import OperationalError, ProgrammingError
+from kombu.asynchronous.timer import Timer
 from kombu.transport.virtual import Channel, Message
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -251,10 +252,24 @@ def test_a_broker_that_restarts_does_not_end_the_worker(consumer: Consumer, monk
 
 def test_a_child_that_has_not_reported_yet_does_not_end_a_worker_whose_broker_is_away(consumer: Consumer) -> None:
     """Celery's timer looks for it among those that it listens to, which are none while there is no broker."""
-    consumer.hub = Mock(fire_timers=Mock(side_effect=AssertionError))
-    connection = Mock(ensure_connection=lambda _errback, _retries, callback: callback())
-    consumer.ensure_connected(connection)
+    consumer.hub = Mock(fire_timers=Mock(side_effect=AssertionError), timer=Timer())
+    consumer.timer_entries_before_start = set()
+    consumer.ensure_connected(found_at_the_second_try())
     consumer.hub.fire_timers.assert_called_once()
+
+
+def test_a_timer_that_is_set_while_the_broker_is_away_does_not_go_with_the_next_connection(consumer: Consumer) -> None:
+    timer, set_meanwhile = Timer(), []
+    consumer.hub = Mock(timer=timer, fire_timers=lambda: set_meanwhile.append(timer.call_after(1, Mock())))
+    consumer.timer_entries_before_start = set()
+    of_the_connection = timer.call_after(1, Mock())
+    consumer.ensure_connected(found_at_the_second_try())
+    assert of_the_connection not in consumer.timer_entries_before_start
+    assert consumer.timer_entries_before_start == set(set_meanwhile)
+
+
+def found_at_the_second_try() -> Mock:
+    return Mock(ensure_connection=lambda _errback, _retries, callback: callback())
 
 
 def test_a_letter_for_a_message_is_grouped_with_its_like(consumer: Consumer) -> None:
