@@ -166,7 +166,7 @@ class JobConsumer(Consumer):
         return super().ensure_connected(conn)
 
     def _fire_timers(self) -> None:
-        """What these set is older than the connection. As the connection's own, Celery would cancel it when that is lost."""
+        """What these set is older than the connection. As its own, Celery would cancel it when that is lost."""
         before = self._timer_entries()
         with suppress(AssertionError):
             self.hub.fire_timers()

@@ -63,9 +63,9 @@ class Pool(AsynPool):
     def flush(self) -> None:
         """The connection is lost. Celery keeps what is accepted, ends what it has begun to write, and forgets the rest.
 
-        So what a child was given counts as accepted meanwhile. If the child has died, its job waits for another one. That
-        is asked of the child that it was given to: Celery names the child's replacement instead, if it has the same pipe's
-        number, and the message went with the old pipe.
+        So what a child was given counts as accepted meanwhile. If the child has died, its job waits for another one.
+        That is asked of the child that it was given to: Celery names the child's replacement instead, if its pipe has
+        the same number, but the message went with the old pipe.
         """
         unread = [job for job in self._cache.values() if job._write_to is not None and not job._accepted]
         given = [(job, job._write_to) for job in unread]
@@ -82,8 +82,8 @@ class Pool(AsynPool):
             self._putlock.acquire(noop)
 
     def _maintain_pool(self) -> None:
-        """Celery frees a slot for every child that has ended. One that ended after its last job had freed it before, and
-        the job that gets a slot too many would wait behind those that run.
+        """Celery frees a slot for every child that has ended. One that ended after its last job had freed it before,
+        and the job that gets a slot too many would wait behind those that run.
         """
         joined = self._join_exited_workers()
         self._repopulate_pool(joined)

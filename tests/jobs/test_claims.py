@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 from unittest.mock import ANY, Mock
 from uuid import uuid4
 
@@ -415,10 +415,7 @@ def test_a_letter_that_cannot_be_written_while_a_deploy_migrates_keeps_its_messa
 ) -> None:
     [request] = main.fetch([broker_only_message()])
     monkeypatch.setattr("apps.jobs.dead_letters.write_for_request", _lack_a_column)
-    try:
-        raise ValueError("the body's own")
-    except ValueError:
-        request.on_failure(ExceptionInfo())
+    request.on_failure(raised(ValueError("the body's own")))
     assert request not in state.reserved_requests
     assert [after for after, _ in main.timer.due].count(lease.REQUEUE_AFTER) == 1
 
@@ -430,11 +427,19 @@ def test_a_lost_child_that_cannot_be_told_of_while_a_deploy_migrates_frees_its_s
     [request] = main.fetch(bench.send())
     main.timer.pass_time()
     monkeypatch.setattr("apps.jobs.rescue.crashed", _lack_a_column)
-    try:
-        raise WorkerLostError("killed")
-    except WorkerLostError:
-        request.on_failure(ExceptionInfo())
+    request.on_failure(raised(WorkerLostError("killed")))
     assert request.acknowledged
+
+
+def raised(exc: Exception) -> ExceptionInfo:
+    try:
+        _raise(exc)
+    except type(exc):
+        return ExceptionInfo()
+
+
+def _raise(exc: Exception) -> NoReturn:
+    raise exc
 
 
 def _lack_a_column(*_: object) -> None:
