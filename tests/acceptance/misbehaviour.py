@@ -12,8 +12,9 @@ from typing import Any
 
 from celery import shared_task
 from celery.exceptions import Reject, SoftTimeLimitExceeded
-from django.db import connection
+from django.db import connection, transaction
 
+from apps.jobs.models import Job
 from apps.jobs.task import JobTask
 
 Body = Callable[[], Any]
@@ -117,6 +118,13 @@ def note_steps(self: JobTask, book: str, steps: int) -> None:
 def wait_for_the_database(seconds: float) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_sleep(%s)", [seconds])
+
+
+@shared_task(name="acceptance.hold_its_row", bind=True, soft_time_limit=1, time_limit=2)
+def hold_its_row(self: JobTask) -> None:
+    with transaction.atomic():
+        Job.objects.select_for_update().get(pk=self.request.id)
+        run_into_the_hard_limit()
 
 
 def take_notes(job_id: str, book: str, seconds: float) -> None:

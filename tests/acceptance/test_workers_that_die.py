@@ -10,7 +10,7 @@ from apps.jobs import ledger
 from apps.jobs.ledger import NewJob
 from apps.jobs.models import DeadLetter, Job
 from tasks.lab import lab_add, lab_atomic, lab_crash_once, lab_nothing
-from tests.acceptance.misbehaviour import note, note_broker_only
+from tests.acceptance.misbehaviour import hold_its_row, note, note_broker_only
 from tests.acceptance.site import Site, eventually
 from tests.jobs.malformed import envelope
 
@@ -43,6 +43,14 @@ def test_a_child_that_is_killed_costs_one_attempt_and_no_lease_time(site: Site) 
     job = job_of(result)
     assert (job.attempts, job.crashes, job.errors[0]["kind"]) == (2, 1, "crashed")
     assert site.is_running("worker")
+
+
+def test_a_job_that_holds_its_own_row_when_its_time_is_over_does_not_silence_its_worker(site: Site) -> None:
+    late = hold_its_row.delay()
+    eventually(lambda: has_ended(late, Job.State.DEAD), describe=lambda: site.last_words("worker"))
+    assert DeadLetter.objects.get(job_id=late.id).kind == "time_limit"
+    next_one = lab_nothing.delay()
+    eventually(lambda: has_ended(next_one))
 
 
 def test_what_an_atomic_task_did_before_it_was_killed_never_happened(site: Site) -> None:
