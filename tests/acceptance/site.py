@@ -80,7 +80,7 @@ class Site:
         self.valkey.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def make_whole(self) -> None:
+    def make_whole(self, *, with_worker: bool = True) -> None:
         """Before a test: what the one before has broken works again."""
         for server in (self.postgres, self.valkey):
             if not server.is_running:
@@ -93,7 +93,7 @@ class Site:
                 client.delete("unacked", "unacked_index")
         if not self.is_running("relay"):
             self.start_relay()
-        if not self.is_running("worker"):
+        if with_worker and not self.is_running("worker"):
             self.start_worker()
 
     # --- Processes ----------------------------------------------------------------------------------------------------
