@@ -80,8 +80,14 @@ class Site:
         self.valkey.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def make_whole(self, *, with_worker: bool = True) -> None:
+    def make_whole(self) -> None:
         """Before a test: what the one before has broken works again."""
+        self.make_ready()
+        if not self.is_running("worker"):
+            self.start_worker()
+
+    def make_ready(self) -> None:
+        """For a worker of the test's own."""
         for server in (self.postgres, self.valkey):
             if not server.is_running:
                 server.start()
@@ -93,8 +99,6 @@ class Site:
                 client.delete("unacked", "unacked_index")
         if not self.is_running("relay"):
             self.start_relay()
-        if with_worker and not self.is_running("worker"):
-            self.start_worker()
 
     # --- Processes ----------------------------------------------------------------------------------------------------
 

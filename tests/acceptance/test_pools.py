@@ -1,12 +1,14 @@
 """Every kind of pool gives a job the same, with a worker that is killed and one that is stopped; and a pool that grows
 and shrinks by itself loses nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import chain
+from celery.result import AsyncResult
 
 from apps.jobs import ledger
 from apps.jobs.models import DeadLetter, Job
@@ -25,7 +27,7 @@ def stand_in(installation: Site, django_db_blocker: Any) -> Iterator[Site]:
     with django_db_blocker.unblock():
         if installation.is_running("worker"):
             installation.kill9("worker")
-        installation.make_whole(with_worker=False)
+        installation.make_ready()
         yield installation
         if installation.is_running("worker"):
             installation.kill9("worker")
@@ -33,6 +35,10 @@ def stand_in(installation: Site, django_db_blocker: Any) -> Iterator[Site]:
 
 def start_pool(site: Site, pool: str) -> None:
     site.start_worker("worker", f"--pool={pool}", concurrency=3, JOBS_LEASE_SECONDS=str(LEASE))
+
+
+def have_started(jobs: Iterable[AsyncResult], book: Path) -> bool:
+    return all(starts(book)[job.id] for job in jobs)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
@@ -63,7 +69,7 @@ def test_a_pool_gives_a_job_all_that_any_other_gives_it(stand_in: Site, book: Pa
         if not site.is_running("worker"):
             start_pool(site, pool)
         running = {note.delay(book=str(book), seconds=seconds): seconds for seconds in at_once}
-        eventually(lambda jobs=running: all(starts(book)[result.id] for result in jobs))
+        eventually(partial(have_started, running, book))
         site.terminate("worker")
         for result, seconds in running.items():
             if seconds < 1:

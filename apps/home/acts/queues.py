@@ -56,9 +56,9 @@ def start_while_paused(user: User) -> Started:
 
 
 def pause_in_full_flight(user: User) -> Started:
-    jobs = tasks.lab_sleep.delay_many([{"seconds": 0.2}] * 20, queue="low")
+    jobs = tasks.lab_sleep.delay_many([{"seconds": 0.5}] * 40, queue="low")
     _pause_low(user)
-    return Started(f"Put 20 jobs on the queue low, and paused it for {PAUSE.seconds} s a moment later.", ids(jobs))
+    return Started(f"Put 40 jobs on the queue low, and paused it for {PAUSE.seconds} s a moment later.", ids(jobs))
 
 
 def _pause_low(user: User) -> None:
