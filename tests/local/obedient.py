@@ -11,19 +11,22 @@ from pathlib import Path
 
 
 def main(name: str, file: str, manner: str = "") -> None:
-    child = subprocess.Popen(["sleep", "600"])
+    children: list[subprocess.Popen[bytes]] = []
 
     def note(what: str) -> None:
         with Path(file).open("a") as notes:
-            notes.write(f"{what} {name} {child.pid}\n")
+            notes.write(f"{what} {name} {children[0].pid if children else 0}\n")
 
     def stop(*_: object) -> None:
         note("stopped")
         if manner != "stubborn":
-            child.kill()
+            for child in children:
+                child.kill()
             sys.exit(0)
 
+    # Before there is a child, which who is stopped as it starts would leave behind.
     signal.signal(signal.SIGTERM, stop)
+    children.append(subprocess.Popen(["sleep", "600"]))
     note("started")
     while True:
         signal.pause()

@@ -88,8 +88,11 @@ def test_a_process_that_crashes_is_started_again_after_a_pause(play: Play) -> No
     play.start(play.line("relay"))
     process = play.supervisor.running["relay"].process
     assert process
+    orphans = psutil.Process(process.pid).children()
     process.kill()
     process.wait()
+    for orphan in orphans:
+        orphan.kill()
     assert wait_for(play.started_twice, 20)
     assert play.said[0].startswith("relay was killed by SIGKILL; starting it again in 1 s")
     assert play.said[1] == "relay started again"
