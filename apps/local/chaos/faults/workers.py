@@ -12,7 +12,6 @@ from apps.local.chaos.faults.strike import (
     RESTART_SECONDS,
     Course,
     Hit,
-    ask_for,
     fault,
     pick,
     until_busy,
@@ -74,8 +73,15 @@ def terminate_worker(world: World, choice: float) -> Course:
 def freeze_worker(world: World, choice: float) -> Course:
     """It is given jobs that run for long enough elsewhere that it wakes up while they do."""
     worker = pick(choice, PREFORK)
-    yield from ask_for(world, lambda: [mix.promise(chaos.token.delay(seconds=5), "token") for _ in range(4)])
-    running = yield from until_busy(world, worker)
+    asked: list[str] = []
+
+    def wish() -> list[Promise]:
+        promises = [mix.promise(chaos.token.delay(seconds=5), "token") for _ in range(2)]
+        promises += [mix.promise(chaos.effect.delay(seconds=5), "effect") for _ in range(2)]
+        asked.extend(promise.job_id for promise in promises)
+        return promises
+
+    running = yield from until_met(world, lambda: world.running_on(worker, only=asked), wish)
     family = world.fleet.suspend(worker)
     yield FROZEN_SECONDS
     world.fleet.resume(family)
