@@ -98,7 +98,7 @@ class Vitals:
             except DatabaseTrouble as exc:  # whatever it is, the next renewal must come
                 logger.warning("Leases were not renewed: %s", str(exc).strip())
                 connection.close()
-            except Exception:
+            except Exception:  # a thread that ends takes every later renewal with it
                 logger.exception("What keeps this worker's leases has failed, and goes on")
             time.sleep(TICK)
 

@@ -23,7 +23,7 @@ from apps.jobs.task import JobTask
 from apps.local.waiting import wait_for
 from tasks.lab import lab_add, lab_fail, lab_nothing_broker_only, lab_total, lab_unique
 from tests.jobs.bench import Bench, claim, record, row
-from tests.jobs.sessions import Session
+from tests.jobs.sessions import Session, somebody_waits_for_a_lock
 
 ONE_TO_FIVE = [lab_add.s(x, 0) for x in range(1, 6)]
 
@@ -217,15 +217,6 @@ def cancel_elsewhere(job_id: UUID) -> None:
         ledger.cancel(job_id)
     finally:
         connection.close()
-
-
-def somebody_waits_for_a_lock() -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
-            " AND wait_event_type = 'Lock')"
-        )
-        return bool(cursor.fetchone()[0])
 
 
 @pytest.mark.django_db(transaction=True)

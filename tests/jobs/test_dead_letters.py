@@ -16,7 +16,7 @@ from apps.jobs.models import DeadLetter, Job
 from apps.local.waiting import wait_for
 from tasks.lab import lab_add, lab_fail, lab_unique
 from tests.jobs.bench import Bench
-from tests.jobs.sessions import Session
+from tests.jobs.sessions import Session, somebody_waits_for_a_lock
 
 OPEN, REPLAYED, DISCARDED = DeadLetter.State.OPEN, DeadLetter.State.REPLAYED, DeadLetter.State.DISCARDED
 
@@ -90,15 +90,6 @@ def replay_elsewhere(letter_id: Any) -> Any:
         return dead_letters.replay(letter_id)
     finally:
         connection.close()
-
-
-def somebody_waits_for_a_lock() -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
-            " AND wait_event_type = 'Lock')"
-        )
-        return bool(cursor.fetchone()[0])
 
 
 @pytest.mark.django_db(transaction=True)
