@@ -1,4 +1,4 @@
-"""Celery's pool of processes, when the broker is lost, when a child dies meanwhile, and when the worker is stopped.
+"""Celery's pool of processes: how a job gets to a child, and when the broker or a child is lost, or the worker stopped.
 
 Problem. When the connection is lost, Celery forgets all jobs that no child has reported as begun. But those that were
 written to a child run all the same, and nobody hears of their ends. When the worker is connected again it watches all
@@ -6,13 +6,15 @@ its children anew. One that has died meanwhile and is not replaced yet has nothi
 over it: "file descriptor is None". It exits as well over a child that a job kills before the worker looks at its pool
 for the first time. And a child that is told to end waits for up to 30 s until the main process has read all that it
 reported, which at a stop under load nobody does any more: that is as long as a platform waits before it kills, and what
-still runs is handed back only after it.
+still runs is handed back only after it. While all is well, a free child waits for what it need not wait for.
 
 Guarantee. What a child was given stays a job of this pool; what none was given is forgotten, and the worker hands it
 back. A child that died meanwhile is passed over. The pool replaces it at its next look, five seconds later at most. A
-stop waits for no child once nobody reads.
+stop waits for no child once nobody reads. A child that has ended a job is given the next one before anything else is
+done about the last.
 """
 
+from select import PIPE_BUF
 from typing import Any
 
 from billiard import pool
@@ -54,6 +56,34 @@ class TimeoutHandler(pool.TimeoutHandler):
 class Pool(AsynPool):
     ResultHandler = ResultHandler
     TimeoutHandler = TimeoutHandler
+    _quick_put: Any
+    on_poll_start: Any
+
+    def _create_write_handlers(self, hub: Any, **options: Any) -> None:
+        """Give a job to a free child at once; Celery does so in the loop's next turn.
+
+        A job gets its slot when another one has ended, and before that one's books are kept: its child works meanwhile.
+        """
+        super()._create_write_handlers(hub, **options)
+        put, write_to, look_for_free_ones = self._quick_put, hub.consolidate_callback, self.on_poll_start
+        have_waited = False
+
+        def put_now(message: Any) -> None:
+            put(message)
+            write_in_one(self._cache[message[1][0]])
+            free = self._all_inqueues - self._busy_workers - self._active_writes
+            if free:
+                write_to([free.pop()])
+
+        def look_if_any_wait() -> None:
+            """Celery tells the kernel in each turn of the loop, for each child, that there is nothing to be written."""
+            nonlocal have_waited
+            do_wait = bool(self.outbound_buffer)
+            if do_wait or have_waited:
+                look_for_free_ones()
+            have_waited = do_wait
+
+        self._quick_put, self.on_poll_start = put_now, look_if_any_wait
 
     def _track_child_process(self, proc: Any, hub: Any) -> None:
         has_died = getattr(proc, "_sentinel_poll", hub) is None
@@ -94,6 +124,13 @@ class Pool(AsynPool):
     def did_start_ok(self) -> bool:
         """Celery asks once, at the start: a pool has failed to start if none of its children lives."""
         return any(child.exitcode is None for child in self._pool)
+
+
+def write_in_one(job: Any) -> None:
+    """Celery writes the length first, which wakes the child for four bytes. So much at most is written whole or not."""
+    length, body, _ = job._payload
+    if len(length) + len(body) <= PIPE_BUF:
+        job._payload = memoryview(b"".join((length, body))), memoryview(b""), 0
 
 
 class PoolStep(bootsteps.Step):

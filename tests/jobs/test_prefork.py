@@ -1,11 +1,18 @@
-from collections import deque
+import os
+from collections import Counter, deque
+from collections.abc import Iterator
+from pickle import loads
+from select import PIPE_BUF
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 from billiard import pool as billiard_pool
+from billiard.compat import send_offset
 from billiard.pool import RUN, ApplyResult
+from celery.concurrency.asynpool import SCHED_STRATEGY_FAIR
+from kombu.asynchronous import Hub as RealHub
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 
 from apps.jobs.prefork import EVERYTHING, Pool, ResultHandler, TimeoutHandler
@@ -182,3 +189,118 @@ def test_a_child_that_is_out_of_time_is_ended_once_before_anybody_waits_for_a_ro
     TimeoutHandler([late], {}, None, 1.0).on_hard_timeout(job)
     assert said == ["killed", "buried"]
     assert job.ready()
+
+
+class Pipes:
+    """A pool with a loop of its own, and children that are pipes."""
+
+    def __init__(self, children: int) -> None:
+        self.hub: Any = RealHub()
+        self.readers: dict[int, int] = {}
+        self.pool: Any = Pool.__new__(Pool)
+        self.pool.sched_strategy = SCHED_STRATEGY_FAIR
+        self.pool._cache, self.pool.outbound_buffer, self.pool.write_stats = {}, deque(), Counter()
+        self.pool._fileno_to_inq, self.pool._fileno_to_synq = {}, {}
+        for name in ("_all_inqueues", "_active_writes", "_active_writers", "_busy_workers"):
+            setattr(self.pool, name, set())
+        for index in range(children):
+            self.add_child(index)
+        self.pool._create_write_handlers(self.hub)
+
+    def add_child(self, index: int) -> None:
+        reader, writer = os.pipe()
+        for end in (reader, writer):
+            os.set_blocking(end, False)
+        self.readers[writer] = reader
+        child = SimpleNamespace(index=index, send_job_offset=lambda buf, at: send_offset(writer, buf, at))
+        self.pool._fileno_to_inq[writer] = child
+        self.pool._all_inqueues.add(writer)
+
+    def give(self, arguments: str) -> None:
+        job = ApplyResult(self.pool._cache, None)
+        self.pool._quick_put(("TASK", (job._job, arguments)))
+
+    def turn(self) -> None:
+        """One turn of the loop, as a worker's has it."""
+        self.pool.on_poll_start()
+        next(self.hub.create_loop())
+
+    def close(self) -> None:
+        self.hub.close()
+        for pipe in self.readers.items():
+            for end in pipe:
+                os.close(end)
+
+
+@pytest.fixture
+def pipes() -> Iterator[Pipes]:
+    pipes = Pipes(children=1)
+    yield pipes
+    pipes.close()
+
+
+def read(pipes: Pipes) -> bytes:
+    [reader] = pipes.readers.values()
+    return os.read(reader, 2**20)
+
+
+def arguments_in(message: bytes) -> Any:
+    assert int.from_bytes(message[:4], "big") == len(message) - 4
+    return loads(message[4:])[1][1]
+
+
+def test_a_free_child_has_its_job_before_the_loops_next_turn(pipes: Pipes) -> None:
+    pipes.give("work")
+    assert arguments_in(read(pipes)) == "work"
+
+
+def test_a_short_job_is_one_write_so_that_its_child_wakes_once(pipes: Pipes) -> None:
+    [child] = pipes.pool._fileno_to_inq.values()
+    child.send_job_offset = write = Mock(wraps=child.send_job_offset)
+    pipes.give("work")
+    write.assert_called_once()
+    assert arguments_in(read(pipes)) == "work"
+
+
+@pytest.mark.parametrize("length", [PIPE_BUF - 60, PIPE_BUF, 2**16, 2**20])
+def test_a_long_job_arrives_whole_over_several_turns(pipes: Pipes, length: int) -> None:
+    pipes.give("x" * length)
+    message = read(pipes)
+    while pipes.pool._active_writers:
+        pipes.turn()
+        message += read(pipes)
+    assert arguments_in(message) == "x" * length
+
+
+def test_a_job_for_which_no_child_is_free_waits_until_one_is(pipes: Pipes) -> None:
+    pipes.give("first")
+    pipes.give("second")
+    assert arguments_in(read(pipes)) == "first"
+    pipes.turn()
+    [child] = pipes.readers
+    pipes.pool._busy_workers.discard(child)
+    pipes.turn()
+    assert arguments_in(read(pipes)) == "second"
+
+
+def test_the_oldest_job_goes_first(pipes: Pipes) -> None:
+    pipes.give("running")
+    pipes.give("put back")
+    read(pipes)
+    [child] = pipes.readers
+    pipes.pool._busy_workers.discard(child)
+    pipes.give("new")
+    assert arguments_in(read(pipes)) == "put back"
+
+
+def test_while_no_job_waits_the_loop_does_not_watch_whether_children_can_be_written_to(pipes: Pipes) -> None:
+    pipes.give("first")
+    pipes.give("second")
+    [child] = pipes.readers
+    pipes.pool._busy_workers.discard(child)
+    pipes.turn()
+    pipes.turn()
+    pipes.hub.poller.unregister = Mock()
+    pipes.pool.on_poll_start()
+    assert child not in pipes.hub.writers
+    pipes.hub.poller.unregister.assert_not_called()

@@ -4,11 +4,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import redis
 from celery import current_app
-from kombu import Connection, Consumer
+from kombu import Connection, Consumer, Queue
+from kombu.asynchronous import Hub
 from kombu.simple import SimpleQueue
 
 from apps.jobs.envelope import deliveries_before
@@ -138,6 +140,46 @@ def test_a_worker_of_green_threads_fetches_as_soon_as_one_of_them_is_free(valkey
             ends[-1].join()
         queue.close()
     assert took < 2, "kombu sleeps for a second before it looks again"
+
+
+@pytest.fixture
+def hub(valkey: redis.Redis) -> Iterator[Any]:
+    """A worker's event loop, which watches the connection of a consumer."""
+    hub: Any = Hub()
+    with current_app.connection_for_write() as connection, Consumer(connection.channel(), [Queue("work")]) as consumer:
+        connection.register_with_event_loop(hub)
+        consumer.consume()
+        tick(hub)
+        yield hub
+    hub.close()
+
+
+def tick(hub: Any) -> None:
+    for call in hub.on_tick:
+        call()
+
+
+def test_what_the_loop_watches_is_told_to_the_kernel_once(hub: Any) -> None:
+    assert hub.readers
+    hub.poller.register = Mock()
+    tick(hub)
+    hub.poller.register.assert_not_called()
+
+
+def test_what_the_loop_no_longer_watches_is_watched_again(hub: Any) -> None:
+    watched = dict(hub.readers)
+    for descriptor in watched:
+        hub.remove_reader(descriptor)
+    tick(hub)
+    assert hub.readers == watched
+
+
+def test_what_somebody_else_watched_by_the_same_number_is_the_consumers_now(hub: Any) -> None:
+    watched = dict(hub.readers)
+    for descriptor in watched:
+        hub.readers[descriptor] = (Mock(), (descriptor,))
+    tick(hub)
+    assert hub.readers == watched
 
 
 def test_another_thread_acknowledges_at_once(channel: Any, loop: Loop, valkey: redis.Redis) -> None:
