@@ -30,6 +30,7 @@ class Run:
         others = peers.peers() if self.with_peers else []
         sides: list[Side] = [*self.own.values(), *others]
         asked = enqueue.measure(sides, self.sizes)
+        by_threads = enqueue.by_threads(self.sizes)
         elsewhere = enqueue.without_waiting_for_the_disk(self.sizes)
         limits = limit.measure(self.sizes)
         idling = idle.measure(self.own, self.sizes, self.logs)
@@ -37,9 +38,9 @@ class Run:
         started = latency.measure(self.own, self.sizes, self.logs)
         drained = drain.measure(sides, self.sizes, self.logs)
         found = report.figures(sides, asked, drained)
-        self.rounds |= {"asked": asked, "elsewhere": elsewhere, "limits": limits, "started": started}
-        self.rounds |= {"idle": [*idling, *idling_peers], "drained": drained}
-        targets = report.targets(found, started[DURABLE])
+        self.rounds |= {"asked": asked, "by_threads": by_threads, "elsewhere": elsewhere, "limits": limits}
+        self.rounds |= {"started": started, "idle": [*idling, *idling_peers], "drained": drained}
+        targets = report.targets(found, by_threads, started[DURABLE])
         self.figures |= {
             "targets": report.targets_table(targets),
             "costs": report.targets_table(report.costs(targets)),

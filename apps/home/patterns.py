@@ -85,7 +85,7 @@ MONEY = Chapter(
             title="Dead letters and replay",
             when="a job cannot succeed by itself",
             without="After the last retry the failure is logged, the job counts as done, and nobody can repeat it.",
-            with_="Every end that is not success is a row with its reason and its arguments; a replay is one click, "
+            with_="Every end that is neither success nor a cancel is a row with its reason and its arguments; a replay is one click, "
             "and a double click is one replay.",
             module="apps/jobs/dead_letters.py",
             task="tasks.charge_customer",

@@ -43,7 +43,13 @@ def run(*options: str) -> str:
 def test_a_quick_run_measures_everything_on_servers_of_its_own(quick_run: tuple[str, dict[str, object]]) -> None:
     printed, _ = quick_run
     for measured in (
-        *("durable, ask for one", "best pool for two cores", "one write", "commit → start, idle worker, p99"),
+        *(
+            "durable, ask for one",
+            "threads at once",
+            "best pool for two cores",
+            "one write",
+            "commit → start, idle worker, p99",
+        ),
         *("two solo workers", "atomic", "limit", "A relay by itself", "with nothing to do", "in a backlog"),
     ):
         assert measured in printed
@@ -53,7 +59,7 @@ def test_a_quick_run_measures_everything_on_servers_of_its_own(quick_run: tuple[
 @whole
 def test_the_file_holds_every_round_and_the_machine(quick_run: tuple[str, dict[str, object]]) -> None:
     _, written = quick_run
-    assert {"machine", "asked", "drained", "started", "idle", "limits", "growth", "pages"} <= set(written)
+    assert {"machine", "asked", "by_threads", "drained", "started", "idle", "limits", "growth", "pages"} <= set(written)
 
 
 def test_only_the_pages_are_measured_for_who_asks_for_them() -> None:

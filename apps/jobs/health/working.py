@@ -4,7 +4,7 @@ Problem. `inspect ping` broadcasts to every worker and waits a second for whoeve
 that nobody reads, and fails as a whole when the broker is away.
 
 Guarantee. Each reason is found by a few index scans, however long the backlog, and is about something to act on: a
-worker that was killed is missed after `JOBS_LEASE`, half a minute.
+queue whose last worker was killed is missed after `JOBS_LEASE`, half a minute.
 
 Not guaranteed. What is older than a second may be told again: see `apps.jobs.health.probes`.
 """
