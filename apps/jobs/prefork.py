@@ -93,18 +93,18 @@ class Pool(AsynPool):
     def flush(self) -> None:
         """The connection is lost. Celery keeps what is accepted, ends what it has begun to write, and forgets the rest.
 
-        So what a child was given counts as accepted meanwhile. If the child has died, its job waits for another one.
-        That is asked of the child that it was given to: Celery names the child's replacement instead, if its pipe has
-        the same number, but the message went with the old pipe.
+        So what a child was given counts as accepted meanwhile. If the child has died, its job waits for another one, or
+        did so before. That is asked of the child that it was given to: Celery names the child's replacement instead, if
+        its pipe has the same number, but the message went with the old pipe.
         """
         unread = [job for job in self._cache.values() if job._write_to is not None and not job._accepted]
-        given = [(job, job._write_to) for job in unread]
+        given, waiting = [(job, job._write_to) for job in unread], list(self.outbound_buffer)
         for job, _ in given:
             job._accepted = True
         super().flush()
         for job, child in given:
             job._accepted = job._worker_pid is not None
-            if not job._accepted and not child._is_alive():
+            if not job._accepted and (job in waiting or not child._is_alive()):
                 self._cache[job._job] = job
                 self._put_back(job)
         # Celery has freed every slot. Who gets one counts as started, and could wait behind these for hours.

@@ -119,6 +119,15 @@ def test_the_job_of_a_dead_child_waits_for_another_though_its_replacement_has_th
     assert list(pool.outbound_buffer) == [job]
 
 
+def test_a_job_that_waits_for_another_child_still_does_though_celery_names_the_dead_ones_replacement(
+    pool: Pool,
+) -> None:
+    job = job_in(pool, child())
+    pool.outbound_buffer.append(job)
+    pool.flush()
+    assert (list(pool.outbound_buffer), list(pool._cache.values())) == ([job], [job])
+
+
 def test_what_a_child_reports_meanwhile_counts(pool: Pool) -> None:
     job = job_in(pool, child())
     pool.maintain_pool = lambda: job._ack(None, 0.0, 7, None)
