@@ -85,8 +85,8 @@ MONEY = Chapter(
             title="Dead letters and replay",
             when="a job cannot succeed by itself",
             without="After the last retry the failure is logged, the job counts as done, and nobody can repeat it.",
-            with_="Every end that is neither success nor a cancel is a row with its reason and its arguments; a replay is one click, "
-            "and a double click is one replay.",
+            with_="Every end that is neither success nor a cancel is a row with its reason and its arguments; a "
+            "replay is one click, and a double click is one replay.",
             module="apps/jobs/dead_letters.py",
             task="tasks.charge_customer",
             proof="tests/jobs/test_dead_letters.py",

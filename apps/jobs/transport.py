@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 # How long after a job's end its message may still count as unacknowledged. At most so much comes twice after a kill.
 ACKNOWLEDGE_WITHIN = 0.02
 # How long a worker that has work in hand waits between two claims, for more of its jobs to end: else each that ends is
-# a claim of one. What is fetched ahead lasts longer, but where many processes run the shortest jobs (`apps.jobs.ahead`).
+# a claim of one. What is fetched ahead lasts longer, unless many processes run very short jobs (`apps.jobs.ahead`).
 GATHER = 0.02
 # How soon a worker of green threads sees that one of them is free (seconds).
 LOOK_AGAIN = 0.01
