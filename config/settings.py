@@ -224,8 +224,8 @@ CELERY_TASK_REJECT_ON_WORKER_LOST = False
 # The relay is the retry. A web request must not wait for a broker.
 CELERY_TASK_PUBLISH_RETRY = False
 CELERY_WORKER_PREFETCH_MULTIPLIER = BROKER.prefetch_multiplier
-# Every job has an end, in prefork; with gevent the hard limit alone works, in `solo` and `threads` none. A task that may
-# take longer says so itself.
+# Every job has an end: in prefork; with gevent the hard limit alone works, with `solo` and `threads` none. A task that
+# may take longer says so itself.
 CELERY_TASK_SOFT_TIME_LIMIT = 240
 CELERY_TASK_TIME_LIMIT = 300
 # Memory that leaks is given back after this many jobs, or when a child holds 400 MB (the unit is kB).
