@@ -366,6 +366,14 @@ def test_arguments_that_nobody_touched_are_replayed_as_they_were(admin: Client) 
     assert LogEntry.objects.get().change_message == "Replayed."
 
 
+@pytest.mark.parametrize(("died_with", "typed"), [(7.0, "7"), (1, "true")])
+def test_a_correction_that_python_calls_equal_is_a_correction(admin: Client, died_with: Any, typed: str) -> None:
+    dead = letter(task="tasks.lab_unique", kwargs={"key": died_with})
+    admin.post(replay_page(dead), {"arguments": f'{{"key": {typed}}}'})
+    assert json.dumps(Job.objects.get().kwargs["key"]) == typed
+    assert LogEntry.objects.get().change_message == "Replayed with corrected arguments."
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -81,7 +81,7 @@ def _editable(letter: DeadLetter) -> str:
 
 def _replay(request: HttpRequest, letter: DeadLetter, form: ArgumentsForm, before: str) -> bool:
     edited = form.cleaned_data["arguments"]
-    changed = edited != json.loads(before, cls=MessageDecoder)
+    changed = _canonical(form["arguments"].value()) != _canonical(before)
     try:
         with transaction.atomic():
             kwargs = _with_secrets(edited, letter) if changed else None
@@ -97,6 +97,11 @@ def _replay(request: HttpRequest, letter: DeadLetter, form: ArgumentsForm, befor
     else:
         messages.success(request, format_html("Replayed as job {}.", job_link(job_id)))
     return True
+
+
+def _canonical(text: str) -> str:
+    """The same for the same JSON. To Python 7.0 is 7 and true is 1, and a correction of just that would be none."""
+    return json.dumps(json.loads(text), sort_keys=True)
 
 
 def _with_secrets(edited: dict[str, Any], letter: DeadLetter) -> dict[str, Any]:
