@@ -19,6 +19,7 @@ from django.http import HttpResponse
 from django.test import AsyncClient, Client
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import escape
 from django_celery_beat.models import PeriodicTask
 
 from apps.jobs import ledger, sensitive
@@ -384,12 +385,17 @@ def test_a_correction_that_python_calls_equal_is_a_correction(admin: Client, die
         ('{"x": "\\ud800", "y": 1}', "half a character"),
         ('{"x": 1}', "do not fit tasks.lab_add"),
         ("[" * 50_000, "JSON|nested"),
+        ('{"x": {"__type__": "datetime", "__value__": 5}, "y": 1}', "not a value of its __type__"),
+        ('{"x": {"__type__": "decimal", "__value__": "x"}, "y": 1}', "not a value of its __type__"),
+        ('{"x": {"__type__": "uuid", "__value__": {"hex": 5}}, "y": 1}', "not a value of its __type__"),
+        ('{"x": {"__type__": [], "__value__": 5}, "y": 1}', "not a value of its __type__"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused_with_the_reason(admin: Client, arguments: str, sentence: str) -> None:
     dead = letter()
     said = admin.post(replay_page(dead), {"arguments": arguments}).content.decode()
     assert any(part in said for part in sentence.split("|"))
+    assert escape(arguments) in said
     dead.refresh_from_db()
     assert (dead.state, Job.objects.count()) == ("open", 0)
 

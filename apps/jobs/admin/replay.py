@@ -41,6 +41,8 @@ class ArgumentsForm(forms.Form):
             raise forms.ValidationError(f"This is not JSON: {exc}") from exc
         except RecursionError as exc:
             raise forms.ValidationError("This is nested too deeply.") from exc
+        except (ArithmeticError, AttributeError, TypeError) as exc:  # of the types that Celery's dialect names
+            raise forms.ValidationError("A __value__ is not a value of its __type__.") from exc
         if not isinstance(value, dict):
             raise forms.ValidationError('The arguments are an object by name: {"order_id": 7}.')
         if dead_letters.storable(value) != value:
