@@ -707,10 +707,13 @@ def cancelled(job_id: UUID, token: int) -> bool:
 
 
 def hurry(job_ids: Iterable[UUID]) -> int:
-    """Make queued jobs due now ("run now", "retry now"). Returns how many."""
+    """Make queued jobs due now ("run now", "retry now"). Returns how many are.
+
+    One that is due already keeps its place in the queue, and its age.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE jobs_job SET run_at = statement_timestamp() WHERE id = ANY(%s) AND state = 'queued'",
+            "UPDATE jobs_job SET run_at = least(run_at, statement_timestamp()) WHERE id = ANY(%s) AND state = 'queued'",
             [list(job_ids)],
         )
         hurried: int = cursor.rowcount

@@ -224,6 +224,17 @@ def test_a_job_that_failed_waits_for_a_retry_and_one_that_did_not_for_its_time(a
     assert (failed.run_at < tomorrow, planned.run_at) == (True, tomorrow)
 
 
+@pytest.mark.parametrize(("name", "errors"), [("run_now", []), ("retry_now", [{"message": "m"}])])
+def test_a_job_that_is_due_keeps_its_place_in_the_queue(admin: Client, name: str, errors: list[Any]) -> None:
+    due, waiting = timezone.now() - timedelta(minutes=5), timezone.now() + timedelta(days=1)
+    first, later = job(run_at=due, errors=errors), job(run_at=waiting, errors=errors)
+    assert button(first, name) not in admin.get(page_of(first)).content.decode()
+    assert "Made due now 1." in act(admin, JOBS, name, first, later, confirmed="yes").content.decode()
+    first.refresh_from_db()
+    later.refresh_from_db()
+    assert (first.run_at, later.run_at < waiting) == (due, True)
+
+
 def test_the_history_of_a_job_and_of_a_letter_says_who_did_what(admin: Client) -> None:
     live, dead = job(), letter()
     act(admin, JOBS, "cancel", live, confirmed="yes")

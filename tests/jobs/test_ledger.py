@@ -182,6 +182,13 @@ def test_hurry_makes_a_waiting_job_due(db: None) -> None:
     assert [due.id for due in ledger.take_due(["default"], 1)] == [job_id]
 
 
+def test_hurry_leaves_a_job_that_is_due_in_its_place(db: None) -> None:
+    first, second = record(), record()
+    ledger.hurry([first])
+    assert [due.id for due in ledger.take_due(["default"], 1)] == [first]
+    assert ledger.hurry([second]) == 1
+
+
 def heard(ear: Ear, action: Callable[[], Any]) -> bool:
     ear.wait(0)
     action()

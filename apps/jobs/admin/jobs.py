@@ -6,6 +6,7 @@ from django.contrib import admin
 from django.contrib.humanize.templatetags.humanize import naturaltime
 from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
+from django.db.models.functions import Now
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -40,6 +41,8 @@ TIMES: Any = (
 CHILDREN_SHOWN = 20
 # Each state by itself, as its partial index has it.
 LIVE = Q(state=Job.State.QUEUED) | Q(state=Job.State.SENT) | Q(state=Job.State.RUNNING)
+# For its time: a job that is due has nothing left to be hurried to.
+WAITING = Q(state=Job.State.QUEUED, run_at__gt=Now())
 
 
 def cancel(batch: Batch) -> Collection[UUID]:
@@ -48,9 +51,9 @@ def cancel(batch: Batch) -> Collection[UUID]:
 
 
 def hurry(batch: Batch) -> Collection[UUID]:
-    queued = list(Job.objects.filter(pk__in=batch.ids, state=Job.State.QUEUED).values_list("pk", flat=True))
-    ledger.hurry(queued)
-    return queued
+    waiting = list(Job.objects.filter(WAITING, pk__in=batch.ids).values_list("pk", flat=True))
+    ledger.hurry(waiting)
+    return waiting
 
 
 CANCEL = Act(
@@ -70,9 +73,9 @@ RUN_NOW = Act(
     done="Made due now",
     means="made due now, and so started as soon as a worker is free",
     permission="jobs.run_job",
-    applies_to=Q(state=Job.State.QUEUED, errors=[]),
+    applies_to=WAITING & Q(errors=[]),
     none="None of these waits for its time.",
-    otherwise="had been started before.",
+    otherwise="had become due before.",
     perform=hurry,
 )
 RETRY_NOW = Act(
@@ -81,9 +84,9 @@ RETRY_NOW = Act(
     done="Made due now",
     means="tried again without waiting for their time",
     permission="jobs.run_job",
-    applies_to=Q(state=Job.State.QUEUED) & ~Q(errors=[]),
+    applies_to=WAITING & ~Q(errors=[]),
     none="None of these waits for another attempt.",
-    otherwise="had been started before.",
+    otherwise="had become due before.",
     perform=hurry,
 )
 
