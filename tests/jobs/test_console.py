@@ -204,6 +204,17 @@ def test_what_came_in_after_the_question_was_not_asked_about(admin: Client) -> N
     assert late.state == "queued"
 
 
+def test_a_question_is_dated_by_the_database_and_not_by_a_web_server_whose_clock_is_slow(
+    admin: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = job()
+    with monkeypatch.context() as slow:
+        slow.setattr(timezone, "now", lambda: datetime.now(UTC) - timedelta(hours=1))
+        asked = admin.post(button(live, "cancel"))
+    answer = {"confirmed": "yes", "asked_at": asked.context["form"].initial["asked_at"]}
+    assert "Cancelled 1." in admin.post(button(live, "cancel"), answer, follow=True).content.decode()
+
+
 def test_a_button_on_the_jobs_page_cancels_it_and_comes_back(admin: Client) -> None:
     live = job()
     assert f'action="{button(live, "cancel")}"' in admin.get(page_of(live)).content.decode()
