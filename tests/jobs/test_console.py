@@ -14,6 +14,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Group, Permission, User
+from django.contrib.messages import get_messages
 from django.db import connection
 from django.http import HttpResponse
 from django.test import AsyncClient, Client
@@ -308,40 +309,69 @@ def test_a_jobs_page_opens_in_every_state_also_without_its_worker(admin: Client,
     assert admin.get(page_of(row)).status_code == 200
 
 
+class Impatient:
+    """Has an act on all rows of a table that stops after each two of them, and goes on as its page has it."""
+
+    def __init__(self, client: Client, monkeypatch: pytest.MonkeyPatch, table: str, name: str, chosen: Any) -> None:
+        self.client, self.monkeypatch, self.table = client, monkeypatch, table
+        self.choice = {"action": name, "_selected_action": str(chosen.pk), "select_across": "1"}
+        monkeypatch.setattr(acts, "BATCH", 1)
+        monkeypatch.setattr(acts, "PATIENCE", 1.5)
+
+    def press(self, page: Any = None, **fields: Any) -> Any:
+        self.monkeypatch.setattr(acts, "monotonic", count().__next__)  # each look at the clock is a second later
+        form = page.context["form"] if page else {}
+        hidden = {field.name: field.value() for field in form if field.is_hidden and field.value() is not None}
+        return self.client.post(reverse(self.table), {**self.choice, **confirmed(**hidden), **fields})
+
+
+def letters_of(*tasks: str) -> list[DeadLetter]:
+    """The first is the newest."""
+    now = timezone.now()
+    return [letter(task=f"tasks.{task}", created_at=now - timedelta(minutes=age)) for age, task in enumerate(tasks, 1)]
+
+
 def test_a_long_act_stops_in_time_and_goes_on_behind_what_was_refused(
     admin: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acts, "BATCH", 1)
-    monkeypatch.setattr(acts, "PATIENCE", 2.5)
-    now = timezone.now()
-    for task in ("tasks.lab_add", "tasks.lab_add", "tasks.of_yesterday", "tasks.lab_add", "tasks.of_yesterday"):
-        dead = letter(task=task, created_at=(now := now - timedelta(minutes=1)))
-    choice = {"action": "replay", "_selected_action": str(dead.pk), "select_across": "1", "minutes": "0"}
-
-    def press(**hidden: Any) -> Any:
-        monkeypatch.setattr(acts, "monotonic", count().__next__)  # each look at the clock is a second later
-        return admin.post(reverse(LETTERS), confirmed(**choice, **hidden))
-
-    skip = 0
+    dead = letters_of("lab_add", "lab_add", "of_yesterday", "lab_add", "of_yesterday")
+    replay_all, asked = Impatient(admin, monkeypatch, LETTERS, "replay", dead[0]), None
     for replayed, left in ((2, 3), (3, 1)):
-        asked = press(skip=skip)
-        skip = asked.context["form"].initial["skip"]
+        asked = replay_all.press(asked, minutes="0")
         assert f"Replay {left} dead letter" in asked.content.decode()
         assert Job.objects.count() == LogEntry.objects.count() == replayed
-    assert press(skip=skip).status_code == 302
+    assert replay_all.press(asked, minutes="0").status_code == 302
 
 
 def test_a_long_act_goes_on_behind_rows_that_look_as_before(admin: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acts, "BATCH", 1)
-    monkeypatch.setattr(acts, "PATIENCE", 2.5)
-    for row in [job(run_at=timezone.now() + timedelta(hours=1)) for _ in range(3)]:
-        choice = {"action": "run_now", "_selected_action": str(row.pk), "select_across": "1"}
-    monkeypatch.setattr(acts, "monotonic", count().__next__)
-    asked = admin.post(reverse(JOBS), confirmed(**choice))
-    assert "Run now 1 job?" in asked.content.decode()
-    monkeypatch.setattr(acts, "monotonic", count().__next__)
-    admin.post(reverse(JOBS), confirmed(**choice, skip=asked.context["form"].initial["skip"]))
+    running = [job(state="running") for _ in range(3)]
+    cancel_all = Impatient(admin, monkeypatch, JOBS, "cancel", running[0])
+    asked = cancel_all.press()
+    assert "Cancel 1 job?" in asked.content.decode()
+    cancel_all.press(asked)
     assert LogEntry.objects.values("object_id").distinct().count() == LogEntry.objects.count() == 3
+
+
+def test_a_long_act_leaves_out_no_row_where_one_that_was_tried_is_gone_when_it_goes_on(
+    admin: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused, *rest = letters_of("of_yesterday", "lab_add", "lab_add", "lab_add")
+    replay_all = Impatient(admin, monkeypatch, LETTERS, "replay", rest[0])
+    asked = replay_all.press(minutes="0")
+    DeadLetter.objects.filter(pk=refused.pk).update(state="discarded")
+    assert replay_all.press(asked, minutes="0").status_code == 302
+    assert Job.objects.count() == len(rest)
+
+
+def test_a_long_act_that_goes_on_and_is_told_nonsense_asks_again_about_what_is_left(
+    admin: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = letters_of("of_yesterday", "of_yesterday", "lab_add")
+    replay_all = Impatient(admin, monkeypatch, LETTERS, "replay", dead[0])
+    asked = replay_all.press(replay_all.press(minutes="0"), minutes="soon")
+    assert "Replay 1 dead letter?" in asked.content.decode()
+    done = replay_all.press(asked, minutes="0")
+    assert [str(message) for message in get_messages(done.wsgi_request)][-1] == "Replayed 1."
 
 
 @pytest.mark.parametrize("page", [JOBS, LETTERS])
@@ -351,9 +381,9 @@ def test_what_makes_no_sense_is_a_400_and_no_error_of_the_server(admin: Client, 
     assert admin.get(reverse(page), {"task__regex": "("}).status_code == 400
 
 
-def test_a_skip_that_no_database_can_count_to_is_asked_again(admin: Client) -> None:
+def test_a_row_to_go_on_behind_that_is_no_id_is_asked_again(admin: Client) -> None:
     choice = {"action": "cancel", "_selected_action": str(job().pk)}
-    assert admin.post(reverse(JOBS), confirmed(**choice, skip=10**20)).status_code == 200
+    assert admin.post(reverse(JOBS), confirmed(**choice, last_id=10**20)).status_code == 200
     assert Job.objects.get().state == "queued"
 
 

@@ -37,12 +37,24 @@ CAUSES_SHOWN = 10
 class AskForm(forms.Form):
     """The moment of the question comes back with the answer: what has come in since was not asked about.
 
-    An answer that goes on with what an earlier one began skips the rows that it would meet again: those that were
-    refused, and those that are done and look as before, like a job that runs now instead of later.
+    So does the last row that was tried, where the answer goes on with what an earlier one began. What is left lies
+    behind that row: to count those before it would not do, for some of them are gone from the choice, and others, like
+    a job that was asked to stop, look as before.
     """
 
     asked_at = forms.DateTimeField(widget=forms.HiddenInput)
-    skip = forms.IntegerField(widget=forms.HiddenInput, min_value=0, max_value=10**9, initial=0, required=False)
+    last_at = forms.DateTimeField(widget=forms.HiddenInput, required=False)
+    last_id = forms.UUIDField(widget=forms.HiddenInput, required=False)
+
+    def left_of(self, rows: "QuerySet[Any]") -> "QuerySet[Any]":
+        """Those that are still to be tried, the newest first."""
+        said = self.cleaned_data if self.is_bound else self.initial
+        asked_at, last_at, last_id = (said.get(name) for name in ("asked_at", "last_at", "last_id"))
+        if asked_at:
+            rows = rows.filter(created_at__lte=asked_at)
+        if last_at and last_id:
+            rows = rows.filter(Q(created_at__lt=last_at) | Q(created_at=last_at, pk__lt=last_id))
+        return rows.order_by("-created_at", "-pk")
 
 
 @dataclass(frozen=True)
@@ -150,14 +162,15 @@ class ActingAdmin(RecordAdmin):
             initial={"asked_at": _now().isoformat()},
         )
         if form.is_valid():
-            return self._do(request, act, rows, form.cleaned_data, back)
-        if rows.exists():
+            return self._do(request, act, rows, form, back)
+        if form.left_of(rows).exists():
             return self._ask(request, act, rows, form, back)
         self.message_user(request, act.none, messages.WARNING)
         return redirect(back)
 
     def _ask(self, request: HttpRequest, act: Act, rows: "QuerySet[Any]", form: AskForm, back: str) -> HttpResponse:
-        count = rows.order_by()[: AT_ONCE + 1].count() - (form.initial.get("skip") or 0)
+        rows = form.left_of(rows)
+        count = rows.order_by()[: AT_ONCE + 1].count()
         causes = rows.order_by().values_list(*self.cause_fields).annotate(count=Count("pk")).order_by("-count")
         one_or_many = self.opts.verbose_name if count == 1 else self.opts.verbose_name_plural
         context = {
@@ -180,24 +193,24 @@ class ActingAdmin(RecordAdmin):
         }
         return TemplateResponse(request, "admin/jobs/confirm.html", context)
 
-    def _do(
-        self, request: HttpRequest, act: Act, rows: "QuerySet[Any]", asked: dict[str, Any], back: str
-    ) -> HttpResponse:
+    def _do(self, request: HttpRequest, act: Act, rows: "QuerySet[Any]", form: AskForm, back: str) -> HttpResponse:
         """For as long as a request may take; then it asks whether to go on."""
-        rows, skip = rows.filter(created_at__lte=asked["asked_at"]), asked["skip"] or 0
-        ids = list(rows.values_list("pk", flat=True)[skip : skip + AT_ONCE])
+        asked = form.cleaned_data
+        found = list(form.left_of(rows).values_list("created_at", "pk")[:AT_ONCE])
         began, tried, done = monotonic(), 0, 0
-        while tried < len(ids) and monotonic() - began < PATIENCE:
-            batch = Batch(ids[tried : tried + BATCH], tried, len(ids), request.user, asked)
+        while tried < len(found):
+            ids = [pk for _, pk in found[tried : tried + BATCH]]
             with transaction.atomic():
-                acted_on = act.perform(batch)
+                acted_on = act.perform(Batch(ids, tried, len(found), request.user, asked))
                 self.log_many(request, rows.model.objects.filter(pk__in=acted_on), act.log_message(asked))
-            tried, done = tried + len(batch.ids), done + len(acted_on)
+            tried, done = tried + len(ids), done + len(acted_on)
+            if monotonic() - began > PATIENCE:
+                break
         self._say(request, act, done, refused=tried - done)
-        if tried == len(ids):
+        if tried == len(found):
             return redirect(back)
-        skip += rows.filter(pk__in=ids[:tried]).count()
-        again = {**asked, "asked_at": asked["asked_at"].isoformat(), "skip": skip}
+        last_at, last_id = found[tried - 1]
+        again = {**asked, "asked_at": asked["asked_at"].isoformat(), "last_at": last_at.isoformat(), "last_id": last_id}
         return self._ask(request, act, rows, act.form(initial=again), back)
 
     def _say(self, request: HttpRequest, act: Act, done: int, refused: int) -> None:
