@@ -374,6 +374,24 @@ def test_a_long_act_that_goes_on_and_is_told_nonsense_asks_again_about_what_is_l
     assert [str(message) for message in get_messages(done.wsgi_request)][-1] == "Replayed 1."
 
 
+def test_a_replay_that_goes_on_is_spread_on_from_where_it_was(admin: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = letters_of(*["lab_add"] * 4)
+    replay_all = Impatient(admin, monkeypatch, LETTERS, "replay", dead[0])
+    replay_all.press(replay_all.press(minutes="60"), minutes="60")
+    now, due = timezone.now(), Job.objects.order_by("run_at").values_list("run_at", flat=True)
+    assert [round((run_at - now) / timedelta(minutes=5)) for run_at in due] == [0, 3, 6, 9]
+
+
+def test_a_long_act_goes_no_further_than_it_said(admin: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acts, "AT_ONCE", 3)
+    dead = letters_of(*["lab_add"] * 5)
+    replay_all = Impatient(admin, monkeypatch, LETTERS, "replay", dead[0])
+    asked = replay_all.press(minutes="0")
+    assert "The newest 1 of more than 1" in asked.content.decode()
+    assert replay_all.press(asked, minutes="0").status_code == 302
+    assert Job.objects.count() == 3
+
+
 @pytest.mark.parametrize("page", [JOBS, LETTERS])
 def test_what_makes_no_sense_is_a_400_and_no_error_of_the_server(admin: Client, page: str) -> None:
     chosen = {"action": "cancel" if page == JOBS else "replay", "_selected_action": "x"}

@@ -5,7 +5,7 @@ there, it is done. Each batch is a transaction together with its lines in the lo
 done some. One that would take too long stops by itself, and asks whether to go on.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
@@ -39,17 +39,26 @@ class AskForm(forms.Form):
 
     So does the last row that was tried, where the answer goes on with what an earlier one began. What is left lies
     behind that row: to count those before it would not do, for some of them are gone from the choice, and others, like
-    a job that was asked to stop, look as before.
+    a job that was asked to stop, look as before. How many they were says how far the whole has come.
     """
 
     asked_at = forms.DateTimeField(widget=forms.HiddenInput)
     last_at = forms.DateTimeField(widget=forms.HiddenInput, required=False)
     last_id = forms.UUIDField(widget=forms.HiddenInput, required=False)
+    tried = forms.IntegerField(widget=forms.HiddenInput, required=False, min_value=0, max_value=AT_ONCE)
+
+    @property
+    def said(self) -> Mapping[str, Any]:
+        """What is known by now, on the way to the page as on the way back."""
+        return self.cleaned_data if self.is_bound else self.initial
+
+    @property
+    def at_most(self) -> int:
+        return AT_ONCE - (self.said.get("tried") or 0)
 
     def left_of(self, rows: "QuerySet[Any]") -> "QuerySet[Any]":
         """Those that are still to be tried, the newest first."""
-        said = self.cleaned_data if self.is_bound else self.initial
-        asked_at, last_at, last_id = (said.get(name) for name in ("asked_at", "last_at", "last_id"))
+        asked_at, last_at, last_id = (self.said.get(name) for name in ("asked_at", "last_at", "last_id"))
         if asked_at:
             rows = rows.filter(created_at__lte=asked_at)
         if last_at and last_id:
@@ -170,17 +179,17 @@ class ActingAdmin(RecordAdmin):
 
     def _ask(self, request: HttpRequest, act: Act, rows: "QuerySet[Any]", form: AskForm, back: str) -> HttpResponse:
         rows = form.left_of(rows)
-        count = rows.order_by()[: AT_ONCE + 1].count()
+        count = rows.order_by()[: form.at_most + 1].count()
         causes = rows.order_by().values_list(*self.cause_fields).annotate(count=Count("pk")).order_by("-count")
         one_or_many = self.opts.verbose_name if count == 1 else self.opts.verbose_name_plural
         context = {
             **self.admin_site.each_context(request),
-            "title": f"{act.label} {min(count, AT_ONCE):,} {one_or_many}?",
+            "title": f"{act.label} {min(count, form.at_most):,} {one_or_many}?",
             "opts": self.opts,
             "media": self.media,
             "act": act,
             "count": count,
-            "at_once": AT_ONCE,
+            "at_most": form.at_most,
             "fields": self.cause_fields,
             "causes": causes[:CAUSES_SHOWN],
             "form": form,
@@ -195,13 +204,14 @@ class ActingAdmin(RecordAdmin):
 
     def _do(self, request: HttpRequest, act: Act, rows: "QuerySet[Any]", form: AskForm, back: str) -> HttpResponse:
         """For as long as a request may take; then it asks whether to go on."""
-        asked = form.cleaned_data
-        found = list(form.left_of(rows).values_list("created_at", "pk")[:AT_ONCE])
+        asked, before = form.cleaned_data, form.cleaned_data["tried"] or 0
+        found = list(form.left_of(rows).values_list("created_at", "pk")[: form.at_most])
         began, tried, done = monotonic(), 0, 0
         while tried < len(found):
             ids = [pk for _, pk in found[tried : tried + BATCH]]
+            batch = Batch(ids, before + tried, before + len(found), request.user, asked)
             with transaction.atomic():
-                acted_on = act.perform(Batch(ids, tried, len(found), request.user, asked))
+                acted_on = act.perform(batch)
                 self.log_many(request, rows.model.objects.filter(pk__in=acted_on), act.log_message(asked))
             tried, done = tried + len(ids), done + len(acted_on)
             if monotonic() - began > PATIENCE:
@@ -210,7 +220,8 @@ class ActingAdmin(RecordAdmin):
         if tried == len(found):
             return redirect(back)
         last_at, last_id = found[tried - 1]
-        again = {**asked, "asked_at": asked["asked_at"].isoformat(), "last_at": last_at.isoformat(), "last_id": last_id}
+        where = {"last_at": last_at.isoformat(), "last_id": last_id, "tried": before + tried}
+        again = {**asked, "asked_at": asked["asked_at"].isoformat(), **where}
         return self._ask(request, act, rows, act.form(initial=again), back)
 
     def _say(self, request: HttpRequest, act: Act, done: int, refused: int) -> None:
