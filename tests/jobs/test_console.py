@@ -694,6 +694,21 @@ def test_a_schedule_is_run_now_and_its_page_shows_what_became_of_it(admin: Clien
     assert str(started.pk) in LogEntry.objects.get().change_message
 
 
+@pytest.mark.parametrize(
+    ("name", "enabled", "said"), [("enable_tasks", False, "Enabled."), ("disable_tasks", True, "Disabled.")]
+)
+def test_who_switched_a_schedule_is_said_also_of_a_list_that_it_left(
+    admin: Client, name: str, enabled: bool, said: str
+) -> None:
+    model = schedule()
+    PeriodicTask.objects.filter(pk=model.pk).update(enabled=enabled)
+    address = f"{reverse(SCHEDULES)}?enabled__exact={int(enabled)}"
+    admin.post(address, {"action": name, "_selected_action": str(model.pk)})
+    model.refresh_from_db()
+    assert model.enabled is not enabled
+    assert LogEntry.objects.get(object_id=str(model.pk)).change_message == said
+
+
 def test_a_schedule_whose_task_is_unknown_says_so(admin: Client) -> None:
     said = act(admin, SCHEDULES, "run_now", schedule("tasks.of_yesterday")).content.decode()
     assert "no task is named" in said

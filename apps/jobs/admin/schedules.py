@@ -75,13 +75,15 @@ class ScheduleAdmin(PeriodicTaskAdmin):
 
     @admin.action(description="Enable")
     def enable_tasks(self, request: HttpRequest, queryset: "QuerySet[PeriodicTask]") -> None:
+        chosen = list(queryset)  # before they leave a list of those that are disabled
         super().enable_tasks(request, queryset)
-        LogEntry.objects.log_actions(request.user.pk or 0, queryset, CHANGE, "Enabled.")
+        LogEntry.objects.log_actions(request.user.pk or 0, chosen, CHANGE, "Enabled.")
 
     @admin.action(description="Disable")
     def disable_tasks(self, request: HttpRequest, queryset: "QuerySet[PeriodicTask]") -> None:
+        chosen = list(queryset)
         super().disable_tasks(request, queryset)
-        LogEntry.objects.log_actions(request.user.pk or 0, queryset, CHANGE, "Disabled.")
+        LogEntry.objects.log_actions(request.user.pk or 0, chosen, CHANGE, "Disabled.")
 
     @admin.display(description="last run", ordering="last_run_at")
     def last_run(self, model: PeriodicTask) -> str:
