@@ -18,6 +18,7 @@ from django.contrib.messages import get_messages
 from django.db import connection
 from django.http import HttpResponse
 from django.test import AsyncClient, Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import escape
@@ -707,6 +708,15 @@ def test_who_switched_a_schedule_is_said_also_of_a_list_that_it_left(
     model.refresh_from_db()
     assert model.enabled is not enabled
     assert LogEntry.objects.get(object_id=str(model.pk)).change_message == said
+
+
+def test_a_list_of_schedules_asks_no_query_for_each_row(admin: Client) -> None:
+    for model in PeriodicTask.objects.filter(enabled=True)[:2]:
+        SchedulePolicy.objects.filter(schedule=model).update(last_job_id=job().pk)
+    with CaptureQueriesContext(connection) as queries:
+        assert 'state-queued">queued' in admin.get(reverse(SCHEDULES)).content.decode()
+    for table in ("jobs_schedulepolicy", "jobs_job"):
+        assert sum(f'FROM "{table}"' in query["sql"] for query in queries) <= 1
 
 
 def test_a_schedule_whose_task_is_unknown_says_so(admin: Client) -> None:

@@ -7,7 +7,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.humanize.templatetags.humanize import naturaltime
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import F, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
@@ -41,7 +41,13 @@ class ScheduleAdmin(PeriodicTaskAdmin):
     actions = ("run_now", "enable_tasks", "disable_tasks")
 
     def get_queryset(self, request: HttpRequest) -> "QuerySet[PeriodicTask]":
-        schedules: QuerySet[PeriodicTask] = super().get_queryset(request).select_related("policy")
+        last_job = Job.objects.filter(pk=OuterRef("policy__last_job_id"))
+        schedules: QuerySet[PeriodicTask] = (
+            super()
+            .get_queryset(request)
+            .select_related("policy")
+            .annotate(last_job_id=F("policy__last_job_id"), last_state=Subquery(last_job.values("state")))
+        )
         return schedules
 
     def get_actions(self, request: HttpRequest) -> Any:
@@ -90,15 +96,12 @@ class ScheduleAdmin(PeriodicTaskAdmin):
         return naturaltime(model.last_run_at) if model.last_run_at else "–"
 
     @admin.display(description="last outcome")
-    def last_outcome(self, model: PeriodicTask) -> str:
+    def last_outcome(self, model: Any) -> str:
         """Of the last job it started, as long as that is kept; a run by hand counts as well."""
-        policy = SchedulePolicy.objects.filter(schedule=model).first()
-        job = Job.objects.filter(pk=policy.last_job_id).only("state").first() if policy and policy.last_job_id else None
-        if job is None:
+        if model.last_state is None:
             return "–"
-        return format_html(
-            '<a href="{}">{}</a>', reverse("admin:jobs_job_change", args=[job.pk]), state_badge(job.state)
-        )
+        address = reverse("admin:jobs_job_change", args=[model.last_job_id])
+        return format_html('<a href="{}">{}</a>', address, state_badge(model.last_state))
 
     @admin.display(description="next run")
     def next_run(self, model: PeriodicTask) -> str:
