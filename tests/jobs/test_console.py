@@ -274,6 +274,14 @@ def test_a_jobs_page_leads_to_its_parent_its_children_and_its_replays(admin: Cli
     assert page_of(again) in content
 
 
+def test_a_jobs_page_says_how_many_children_it_leaves_out(admin: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apps.jobs.admin.jobs.CHILDREN_SHOWN", 1)
+    parent = job()
+    for _ in range(2):
+        job(parent_id=parent.pk)
+    assert "<li>… and more</li></ul>" in admin.get(page_of(parent)).content.decode()
+
+
 def test_a_jobs_timeline_names_the_worker_of_each_attempt(admin: Client) -> None:
     error = {"at": timezone.now().isoformat(), "exception": "Oops", "message": "No.", "traceback": "File x.py"}
     row = job(errors=[{**error, "attempt": 1, "worker": "io@host"}])

@@ -11,6 +11,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
+from django.utils.safestring import mark_safe
 
 from apps.jobs import ledger
 from apps.jobs.admin.acts import Act, ActingAdmin, Batch
@@ -216,5 +217,5 @@ def _listed(jobs: "QuerySet[Job]") -> str:
         (reverse("admin:jobs_job_change", args=[job.pk]), job.task, job.state) for job in jobs[: CHILDREN_SHOWN + 1]
     ]
     lines = format_html_join("", '<li><a href="{}">{}</a> ({})</li>', rows[:CHILDREN_SHOWN])
-    more = "<li>… and more</li>" if len(rows) > CHILDREN_SHOWN else ""
-    return format_html("<ul>{}{}</ul>", lines, more and format_html(more)) if rows else NOTHING
+    more = mark_safe("<li>… and more</li>") if len(rows) > CHILDREN_SHOWN else ""
+    return format_html("<ul>{}{}</ul>", lines, more) if rows else NOTHING
