@@ -282,6 +282,12 @@ def test_a_jobs_page_says_how_many_children_it_leaves_out(admin: Client, monkeyp
     assert "<li>… and more</li></ul>" in admin.get(page_of(parent)).content.decode()
 
 
+def test_a_jobs_page_shows_the_priority_nought_which_is_not_the_same_as_none(admin: Client) -> None:
+    shows = "field-shown_priority"
+    assert shows in admin.get(page_of(job(priority=0))).content.decode()
+    assert shows not in admin.get(page_of(job())).content.decode()
+
+
 def test_a_jobs_timeline_names_the_worker_of_each_attempt(admin: Client) -> None:
     error = {"at": timezone.now().isoformat(), "exception": "Oops", "message": "No.", "traceback": "File x.py"}
     row = job(errors=[{**error, "attempt": 1, "worker": "io@host"}])

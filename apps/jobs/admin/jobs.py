@@ -108,7 +108,10 @@ class JobAdmin(ActingAdmin):
     cause_fields = ("task", "state")
     change_form_template = "admin/jobs/job.html"
     fieldsets = (
-        ("Call", {"fields": ("task", "shown_args", "shown_kwargs", "shown_result", "queue", "priority", "owner")}),
+        (
+            "Call",
+            {"fields": ("task", "shown_args", "shown_kwargs", "shown_result", "queue", "shown_priority", "owner")},
+        ),
         (
             "Related jobs",
             {"fields": ("shown_letter", "shown_parent", "shown_children", "shown_replay_of", "shown_replays")},
@@ -186,6 +189,11 @@ class JobAdmin(ActingAdmin):
     @admin.display(description="result")
     def shown_result(self, job: Job) -> str:
         return NOTHING if job.result is None else as_json(job.result)
+
+    @admin.display(description="priority")
+    def shown_priority(self, job: Job) -> str:
+        """As text: a count of 0 is left out as nothing to tell, and the priority 0 is one."""
+        return NOTHING if job.priority is None else str(job.priority)
 
     @admin.display(description="dead letter")
     def shown_letter(self, job: Job) -> str:
