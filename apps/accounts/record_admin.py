@@ -1,10 +1,11 @@
 from typing import Any
 
-from django.contrib import admin
 from django.http import HttpRequest
 
+from apps.jobs.admin.strict import StrictAdmin
 
-class RecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+
+class RecordAdmin(StrictAdmin):
     """For rows that say what happened: they can be looked at and deleted, not invented or rewritten."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:

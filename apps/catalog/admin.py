@@ -5,10 +5,11 @@ from django.http import HttpRequest
 
 import tasks
 from apps.catalog.models import Product, SupplierChange, SupplierCursor
+from apps.jobs.admin.strict import StrictAdmin
 
 
 @admin.register(Product)
-class ProductAdmin(admin.ModelAdmin[Product]):
+class ProductAdmin(StrictAdmin):
     list_display = ("sku", "name", "price", "stock", "active", "supplier_version", "synced_at")
     list_filter = ("active", "currency", "synced_at")
     search_fields = ("sku", "name")
@@ -25,7 +26,7 @@ class ProductAdmin(admin.ModelAdmin[Product]):
 
 
 @admin.register(SupplierChange)
-class SupplierChangeAdmin(admin.ModelAdmin[SupplierChange]):
+class SupplierChangeAdmin(StrictAdmin):
     list_display = ("sku", "version", "received_at", "applied_at")
     list_filter = ("received_at", ("applied_at", admin.EmptyFieldListFilter))
     search_fields = ("sku", "version")
@@ -36,7 +37,7 @@ class SupplierChangeAdmin(admin.ModelAdmin[SupplierChange]):
 
 
 @admin.register(SupplierCursor)
-class SupplierCursorAdmin(admin.ModelAdmin[SupplierCursor]):
+class SupplierCursorAdmin(StrictAdmin):
     list_display = ("feed", "value", "updated_at")
 
     def has_add_permission(self, request: HttpRequest) -> bool:

@@ -3,13 +3,14 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from apps.jobs.admin.strict import StrictAdmin
 from apps.orders.models import Customer, Order, OrderLine
 from apps.orders.views import start_charge
 from apps.payments.services import OrderNotChargeable, charge_again
 
 
 @admin.register(Customer)
-class CustomerAdmin(admin.ModelAdmin[Customer]):
+class CustomerAdmin(StrictAdmin):
     list_display = ("user", "stripe_customer", "payment_method")
     search_fields = ("user__username", "user__email", "stripe_customer")
     list_select_related = ("user",)
@@ -27,7 +28,7 @@ class OrderLineInline(admin.TabularInline[OrderLine, Order]):
 
 
 @admin.register(Order)
-class OrderAdmin(admin.ModelAdmin[Order]):
+class OrderAdmin(StrictAdmin):
     list_display = ("number", "customer", "total", "status", "placed_at", "paid_at")
     list_filter = ("status", "currency", "placed_at")
     search_fields = ("number", "customer__user__username", "charges__payment_intent")

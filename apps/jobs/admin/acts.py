@@ -5,7 +5,7 @@ there, it is done. Each batch is a transaction together with its lines in the lo
 done some. One that would take too long stops by itself, and asks whether to go on.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
@@ -15,7 +15,7 @@ from uuid import UUID
 from django import forms
 from django.contrib import messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.core.exceptions import BadRequest, PermissionDenied
+from django.core.exceptions import PermissionDenied
 from django.db import connection, transaction
 from django.db.models import Count, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
@@ -114,7 +114,6 @@ class ActingAdmin(RecordAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         if request.method == "POST":
             self._refuse_what_is_not_permitted(request)
-            _refuse_what_is_no_id(request.POST.getlist(ACTION_CHECKBOX_NAME))
         return super().changelist_view(request, extra_context)
 
     def _refuse_what_is_not_permitted(self, request: HttpRequest) -> None:
@@ -239,14 +238,6 @@ def _now() -> datetime:
         cursor.execute("SELECT statement_timestamp()")
         now: datetime = cursor.fetchone()[0]
     return now
-
-
-def _refuse_what_is_no_id(chosen: Iterable[str]) -> None:
-    for pk in chosen:
-        try:
-            UUID(pk)
-        except ValueError:
-            raise BadRequest(f"{pk!r} is no id.") from None
 
 
 def _as_action(act: Act) -> Callable[[ActingAdmin, HttpRequest, "QuerySet[Any]"], HttpResponse]:

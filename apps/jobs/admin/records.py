@@ -18,6 +18,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 
 from apps.jobs import sensitive
+from apps.jobs.admin.strict import StrictAdmin
 from apps.jobs.paging import ShallowPaginator
 
 NOTHING = "–"
@@ -89,7 +90,7 @@ class PagedChangeList(ChangeList):
             self.result_list = self.paginator.page(1).object_list
 
 
-class RecordAdmin(admin.ModelAdmin[Any]):
+class RecordAdmin(StrictAdmin):
     """For rows that say what happened. Actions may do something about them; nobody edits or deletes them."""
 
     paginator = ShallowPaginator
@@ -103,10 +104,6 @@ class RecordAdmin(admin.ModelAdmin[Any]):
             return HttpResponseNotAllowed(["GET", "HEAD", "POST"])
         title = str(self.opts.verbose_name_plural).capitalize()  # Django's own asks to "select job to view"
         return super().changelist_view(request, {"title": title, **(extra_context or {})})
-
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """A pattern in an address may be none, or one that takes the database minutes."""
-        return not lookup.endswith("regex") and super().lookup_allowed(lookup, value, request)
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Without what there is nothing to say about."""

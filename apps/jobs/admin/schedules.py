@@ -15,6 +15,7 @@ from django_celery_beat.admin import PeriodicTaskAdmin
 from django_celery_beat.models import PeriodicTask
 
 from apps.jobs.admin.records import state_badge
+from apps.jobs.admin.strict import StrictAdmin
 from apps.jobs.models import Job, SchedulePolicy
 from apps.jobs.run_now import NotRunnable, run_now
 from apps.jobs.ticks import next_tick
@@ -32,7 +33,7 @@ admin.site.unregister(PeriodicTask)
 
 
 @admin.register(PeriodicTask)
-class ScheduleAdmin(PeriodicTaskAdmin):
+class ScheduleAdmin(StrictAdmin, PeriodicTaskAdmin):
     change_form_template = "admin/django_celery_beat/periodictask/change_form.html"
     inlines = (SchedulePolicyInline,)
     list_display = ("name", "task", "enabled", "scheduler", "last_run", "last_outcome", "next_run")
