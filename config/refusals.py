@@ -27,6 +27,8 @@ class RefusalsMiddleware:
         response = self.get_response(request)
         if response.status_code == 405 and not response.content:
             response.content = render_to_string("405.html", request=request)
+            # CommonMiddleware, inside this one, has counted the empty page.
+            response["Content-Length"] = str(len(response.content))
         return response
 
 
