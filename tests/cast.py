@@ -3,7 +3,7 @@
 import io
 from pathlib import Path
 
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 
 from apps.uploads.files import store
 from apps.uploads.models import Upload
@@ -13,6 +13,10 @@ SAMPLES = Path(__file__).parent.parent / "samples"
 
 def shopkeeper(name: str) -> User:
     return User.objects.create_user(name, f"{name}@nightshift.example", "a-password-for-tests", is_staff=True)
+
+
+def permit(user: User, *codenames: str) -> None:
+    user.user_permissions.add(*Permission.objects.filter(codename__in=codenames))
 
 
 def uploaded(owner: User, sample: str, content: bytes | None = None) -> Upload:

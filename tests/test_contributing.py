@@ -10,7 +10,6 @@ from uuid import UUID
 
 import pytest
 from celery import current_app
-from django.contrib.auth.models import User
 from django.test import RequestFactory
 
 import tasks
@@ -21,6 +20,7 @@ from apps.jobs.models import DeadLetter, Job
 from apps.sandbox.client import Sandbox
 from config.queues import QUEUES, TASK_ROUTES
 from tasks import catalog
+from tests.cast import permit, shopkeeper
 from tests.jobs.bench import Bench
 from tests.jobs.conftest import bench as bench
 from tests.shop import a_product
@@ -73,7 +73,8 @@ def test_the_recipes_route_leads_to_a_queue() -> None:
 def test_the_recipes_view_starts_the_job(rf: RequestFactory, bench: Bench, sandbox: Sandbox) -> None:
     product = a_product()
     request = rf.post("/")
-    request.user = User.objects.create_user("ada", is_staff=True)
+    request.user = shopkeeper("ada")
+    permit(request.user, "change_product")
     answer = written_into(views, VIEW)["withdraw"](request, product.pk)
     bench.run_all()
     assert answer.url == f"/jobs/{Job.objects.get().pk}/"

@@ -10,9 +10,13 @@ def signed_in(request: HttpRequest) -> User:
     return request.user
 
 
-def member_of_staff(request: HttpRequest) -> User:
-    """Return who is signed in, or refuse with a 403: only staff may start work."""
+def member_of_staff(request: HttpRequest, permission: str | None = None) -> User:
+    """Return who is signed in, or refuse with a 403: only staff may start work, and what moves money or a third party
+    wants the permission that the admin asks for, like "orders.change_order".
+    """
     user = signed_in(request)
     if not user.is_staff:
         raise PermissionDenied("Only members of staff may do this.")
+    if permission and not user.has_perm(permission):
+        raise PermissionDenied
     return user

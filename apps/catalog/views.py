@@ -24,7 +24,7 @@ def products(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_POST
 def push(request: HttpRequest, product_id: int) -> HttpResponseBase:
-    member_of_staff(request)
+    member_of_staff(request, "catalog.change_product")
     product = get_object_or_404(Product, pk=product_id)
     job = tasks.sync_to_external_api.delay(record_id=product.pk)
     return redirect("job-status", job.id)
@@ -33,7 +33,7 @@ def push(request: HttpRequest, product_id: int) -> HttpResponseBase:
 @login_required
 @require_POST
 def pull(request: HttpRequest) -> HttpResponseBase:
-    member_of_staff(request)
+    member_of_staff(request, "catalog.change_product")
     tasks.sync_external_data.delay()
     messages.success(request, "The supplier is being asked what has changed.")
     return redirect("catalog:list")

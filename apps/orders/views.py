@@ -47,7 +47,7 @@ def detail(request: HttpRequest, order_id: int) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def place(request: HttpRequest) -> HttpResponseBase:
-    member_of_staff(request)
+    member_of_staff(request, "orders.add_order")
     if request.method != "POST":
         return _form(request, PlaceOrderForm())
     form = PlaceOrderForm(request.POST)
@@ -64,7 +64,7 @@ def place(request: HttpRequest) -> HttpResponseBase:
 @login_required
 @require_POST
 def retry_charge(request: HttpRequest, order_id: int) -> HttpResponseBase:
-    member_of_staff(request)
+    member_of_staff(request, "orders.change_order")
     get_object_or_404(Order, pk=order_id)
     try:
         with transaction.atomic():
@@ -78,7 +78,7 @@ def retry_charge(request: HttpRequest, order_id: int) -> HttpResponseBase:
 @login_required
 @require_POST
 def refund(request: HttpRequest, order_id: int) -> HttpResponseBase:
-    member_of_staff(request)
+    member_of_staff(request, "orders.change_order")
     order = get_object_or_404(Order, pk=order_id)
     charge = order.charges.order_by("-number").first()
     if charge is None:
@@ -95,7 +95,7 @@ def refund(request: HttpRequest, order_id: int) -> HttpResponseBase:
 @login_required
 @require_POST
 def cancel(request: HttpRequest, order_id: int) -> HttpResponseBase:
-    member_of_staff(request)
+    member_of_staff(request, "orders.change_order")
     get_object_or_404(Order, pk=order_id)
     try:
         services.cancel_order(order_id)

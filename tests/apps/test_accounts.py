@@ -79,4 +79,6 @@ def test_the_cast_is_made_once() -> None:
         ("bert", True, False),
         ("cleo", True, False),
     ]
-    assert User.objects.get(username="ada").has_perm("jobs.view_deadletter")
+    ada = User.objects.get(username="ada")
+    assert ada.has_perms(["jobs.view_deadletter", "orders.add_order", "orders.change_order", "catalog.change_product"])
+    assert not ada.has_perm("orders.delete_order")

@@ -24,6 +24,7 @@ from apps.catalog.models import Product, SupplierChange
 from apps.catalog.money import formatted
 from apps.jobs.models import Job
 from apps.sandbox.client import Sandbox
+from tests.cast import permit, shopkeeper
 from tests.shop import a_product
 
 pytestmark = pytest.mark.django_db
@@ -185,18 +186,25 @@ def test_money_is_shown_with_its_currency_and_as_many_places_as_that_has() -> No
     assert formatted(50000, "ugx") == "500.00 UGX"
 
 
-def test_pushing_and_pulling_is_for_staff_and_starts_jobs(client: Client) -> None:
+def test_pushing_and_pulling_is_for_staff_with_the_permission_and_starts_jobs(client: Client) -> None:
     product = a_product()
-    ada = User.objects.create_user("ada", is_staff=True)
+    ada = shopkeeper("ada")
+    permit(ada, "change_product")
     client.force_login(ada)
     push, pull = reverse("catalog:push", args=[product.pk]), reverse("catalog:pull")
     assert client.get(push).status_code == 405
     assert client.post(reverse("catalog:push", args=[product.pk + 1])).status_code == 404
+    buttons = [f'action="{push}"', f'action="{pull}"']
+    assert [button in client.get(reverse("catalog:list")).text for button in buttons] == [True, True]
     assert client.post(push).status_code == client.post(pull).status_code == 302
     expected = {tasks.sync_to_external_api.name, tasks.sync_external_data.name}
     assert set(Job.objects.values_list("task", flat=True)) == expected
     User.objects.update(is_staff=False)
     assert client.post(push).status_code == client.post(pull).status_code == 403
+    User.objects.update(is_staff=True)
+    ada.user_permissions.clear()
+    assert client.post(push).status_code == client.post(pull).status_code == 403
+    assert [button in client.get(reverse("catalog:list")).text for button in buttons] == [False, False]
 
 
 def test_the_list_shows_products_to_whoever_is_signed_in(client: Client) -> None:

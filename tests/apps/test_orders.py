@@ -8,6 +8,7 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 import tasks
 from apps.catalog.models import Product
@@ -15,6 +16,7 @@ from apps.jobs.models import Job
 from apps.orders.models import Customer, Order
 from apps.orders.services import CannotCancel, CannotPlaceOrder, cancel_order, place_order
 from apps.payments.models import Charge
+from tests.cast import permit
 from tests.shop import a_customer, a_product
 
 pytestmark = pytest.mark.django_db
@@ -28,6 +30,7 @@ def mug() -> Product:
 @pytest.fixture
 def ada(client: Client) -> Customer:
     customer = a_customer("ada")
+    permit(customer.user, "add_order", "change_order")
     client.force_login(customer.user)
     return customer
 
@@ -173,6 +176,34 @@ def test_only_staff_change_orders_and_only_by_post(client: Client, ada: Customer
     assert client.post(reverse(f"orders:{name}", args=[order.pk + 1])).status_code == 404
     User.objects.update(is_staff=False)
     assert client.post(address).status_code == 403
+
+
+def test_staff_without_the_permission_look_at_orders_and_move_no_money(
+    client: Client, ada: Customer, mug: Product
+) -> None:
+    order = place_order(ada, {"NS-0001": 1})
+    charged(order, "succeeded")
+    ada.user.user_permissions.clear()
+    assert place(client, form(ada)).status_code == 403
+    for name in ("charge-again", "refund", "cancel"):
+        assert client.post(reverse(f"orders:{name}", args=[order.pk])).status_code == 403
+    assert (Order.objects.count(), Job.objects.count()) == (1, 0)
+    page = client.get(reverse("orders:list")).text
+    assert order.number in page
+    assert reverse("orders:place") not in page
+
+
+@pytest.mark.parametrize(("status", "names"), [("paid", ["refund"]), ("declined", ["charge-again", "cancel"])])
+def test_who_may_change_orders_and_nobody_else_has_a_button_for_it(
+    client: Client, ada: Customer, mug: Product, status: str, names: list[str]
+) -> None:
+    order = place_order(ada, {"NS-0001": 1})
+    Order.objects.update(status=status, paid_at=timezone.now() if status == "paid" else None)
+    address = reverse("orders:detail", args=[order.pk])
+    buttons = [f'action="{reverse(f"orders:{name}", args=[order.pk])}"' for name in names]
+    assert all(button in client.get(address).text for button in buttons)
+    ada.user.user_permissions.clear()
+    assert not any(button in client.get(address).text for button in buttons)
 
 
 def test_an_order_is_placed_with_a_csrf_token_only(ada: Customer, mug: Product) -> None:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -14,7 +13,7 @@ from apps.jobs.models import Job
 from apps.orders.models import Order
 from apps.orders.services import place_order
 from apps.payments.models import Charge
-from apps.payments.seed import seed
+from tests.cast import permit, shopkeeper
 from tests.shop import a_customer, a_product
 
 pytestmark = pytest.mark.django_db
@@ -86,8 +85,10 @@ def test_products_are_pushed_by_one_job_each(admin_client: Client) -> None:
     assert list(Job.objects.values_list("task", flat=True)) == [tasks.sync_to_external_api.name] * 3
 
 
+@pytest.mark.usefixtures("shop")
 def test_who_may_only_look_has_no_actions(client: Client) -> None:
-    seed()
-    client.force_login(User.objects.get(username="ada"))
+    bert = shopkeeper("bert")
+    permit(bert, "view_order")
+    client.force_login(bert)
     act(client, "orders_order", "charge_again", Order.objects.filter(status="declined")[0].pk)
     assert not Job.objects.exists()

@@ -45,13 +45,14 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def ada(db: None) -> "User":
-    """A member of staff who may look at everything."""
+    """A member of staff who may look at everything, and place orders."""
     from django.contrib.auth.models import Permission
+    from django.db.models import Q
 
     from tests.cast import shopkeeper
 
     ada = shopkeeper("ada")
-    ada.user_permissions.set(Permission.objects.filter(codename__startswith="view_"))
+    ada.user_permissions.set(Permission.objects.filter(Q(codename__startswith="view_") | Q(codename="add_order")))
     return ada
 
 
