@@ -13,10 +13,10 @@ from django.utils.http import urlsafe_base64_encode
 from apps.notifications.services import send
 
 
-def user_to_reset(email: str) -> User | None:
-    """Return whose password may be reset by mail: an active user who has one."""
-    user = User.objects.filter(email__iexact=email, is_active=True).order_by("pk").first()
-    return user if user and user.has_usable_password() else None
+def users_to_reset(email: str) -> list[User]:
+    """Return whose passwords may be reset by mail: every active user of this address who has one."""
+    users = User.objects.filter(email__iexact=email, is_active=True).order_by("pk")
+    return [user for user in users if user.has_usable_password()]
 
 
 def send_password_reset(key: str, user_id: int) -> None:

@@ -5,7 +5,8 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
 
 import tasks
-from apps.accounts.services import user_to_reset
+from apps.accounts.services import users_to_reset
+from apps.jobs.backpressure import admit
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -17,7 +18,8 @@ def password_reset(request: HttpRequest) -> HttpResponse:
     if not form.is_valid():
         return render(request, "registration/password_reset_form.html", {"form": form}, status=422)
     with transaction.atomic():
-        user = user_to_reset(form.cleaned_data["email"])
-        if user is not None:
-            tasks.critical_password_reset.delay(user_id=user.pk)
+        users = users_to_reset(form.cleaned_data["email"])
+        tasks.critical_password_reset.delay_many({"user_id": user.pk} for user in users)
+        if not users:
+            admit("high")  # a full queue refuses nobody's mail too, or its 503 would say who has an account
     return redirect("password_reset_done")

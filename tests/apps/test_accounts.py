@@ -7,10 +7,12 @@ from django.contrib.auth.models import User
 from django.core import mail
 from django.test import Client
 from django.urls import reverse
+from pytest_django import Settings
 
 import tasks
 from apps.accounts import seed, services
 from apps.jobs.models import Job
+from config.queues import QueuePolicy
 from tests.cast import shopkeeper
 
 pytestmark = pytest.mark.django_db
@@ -30,6 +32,26 @@ def test_the_answer_is_the_same_for_a_user_and_for_nobody(client: Client) -> Non
     assert ask(client, ada.email.upper()) == ask(client, "nobody@nightshift.example")
     [job] = resets()
     assert (job.kwargs, job.queue) == ({"user_id": ada.pk}, "high")
+
+
+def test_the_answer_is_the_same_for_a_user_and_for_nobody_when_the_queue_is_full(
+    client: Client, settings: Settings
+) -> None:
+    ada = shopkeeper("ada")
+    settings.JOBS_QUEUES = {"high": QueuePolicy(max_depth=0, oldest_seconds=10)}
+    asked = [client.post(reverse("password_reset"), {"email": email}) for email in (ada.email, "nobody@x.example")]
+    assert [response.status_code for response in asked] == [503, 503]
+    assert asked[0].text == asked[1].text
+
+
+def test_each_account_that_shares_an_address_is_mailed_and_one_without_a_password_hides_no_other(
+    client: Client,
+) -> None:
+    service, ada, bert = shopkeeper("service"), shopkeeper("ada"), shopkeeper("bert")
+    User.objects.update(email="office@nightshift.example")
+    User.objects.filter(pk=service.pk).update(password="!")
+    ask(client, "office@nightshift.example")
+    assert [job.kwargs["user_id"] for job in resets()] == [ada.pk, bert.pk]
 
 
 def test_asking_again_and_again_sends_one_mail(client: Client) -> None:
