@@ -1,7 +1,7 @@
 // Nightshift's pages. Every page works without a script; with it, buttons answer in place and jobs are watched live.
 //
 //   <form data-act>             is posted in the background; the answer, a piece of page, goes into the card's .outcome
-//   <div data-refresh="/url/">  is replaced by what the address answers, until an answer carries no data-refresh;
+//   <div data-refresh="/url/">  becomes what the address answers, until an answer carries no data-refresh;
 //                               data-every is the shortest pause in ms
 //   <div data-job="uuid">       follows one job: see templates/jobs/_live.html for what is inside; with a .timeline on
 //                               the page, that too
@@ -106,18 +106,18 @@ function refresh(box) {
     }
     if (line.textContent !== sentence) line.textContent = sentence;
   };
-  let current = box;
+  let before = "";
   const look = async () => {
-    if (!current.isConnected) return "end";
-    const answer = await ask(current.dataset.refresh, { headers: { "X-Piece": "1" } });
+    if (!box.isConnected) return "end";
+    const answer = await ask(box.dataset.refresh, { headers: { "X-Piece": "1" } });
     if (answer.status >= 400 && answer.status < 500) throw new Refused("There is nothing more to see here. Reload the page.");
     if (!answer.ok) throw new Broken();
-    const next = piece(await answer.text());
-    if (!current.isConnected) return "end";
-    const changed = next.innerHTML !== current.innerHTML;
-    // An unchanged piece stays in place, so that a screen reader does not read it out again.
-    if (changed || !next.dataset.refresh) { current.replaceWith(next); current = next; }
-    return next.dataset.refresh ? (changed ? "changed" : "same") : "end";
+    const text = await answer.text();
+    if (!box.isConnected) return "end";
+    const changed = text !== before;
+    before = text;
+    morph(box, piece(text));
+    return box.dataset.refresh ? (changed ? "changed" : "same") : "end";
   };
   watch(look, trouble, Number(box.dataset.every) || QUICK);
 }

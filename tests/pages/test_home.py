@@ -47,6 +47,24 @@ def test_an_outcome_is_watched_until_it_is_known(home: Page) -> None:
     expect(outcome.locator("[data-refresh]")).to_have_count(0)
 
 
+def test_a_figure_that_changes_leaves_the_focus_where_it_is(home: Page) -> None:
+    link = home.locator(".figures").get_by_role("link")
+    link.focus()
+    Job.objects.create(task="tasks.lab_sleep", queue="default")
+    expect(home.locator(".figures dd").first).to_have_text("1")
+    expect(link).to_be_focused()
+
+
+def test_an_outcome_that_changes_leaves_the_focus_where_it_is(home: Page) -> None:
+    home.get_by_role("button", name="Run it: Database events").click()
+    outcome = home.locator("#pattern-database-events .outcome")
+    link = outcome.get_by_role("link")
+    link.focus()
+    Job.objects.update(state="running", started_at=timezone.now())
+    expect(outcome).to_contain_text("running")
+    expect(link).to_be_focused()
+
+
 def test_a_full_queue_is_told_in_the_card(home: Page) -> None:
     home.get_by_role("button", name="Break it: Backpressure").click()
     expect(home.locator("#pattern-backpressure .outcome")).to_contain_text("is full")
