@@ -1,6 +1,8 @@
 from collections.abc import Callable
 
+import pytest
 from django.contrib.auth.models import User
+from django.test import Client
 from playwright.sync_api import Page, expect
 
 from tests.pages.conftest import PASSWORD
@@ -25,6 +27,19 @@ def test_a_wrong_password_is_told_in_a_sentence(open_page: Callable[..., Page], 
     page.goto("/login/")
     sign_in(page, "ada", "wrong")
     expect(page.get_by_role("alert")).to_contain_text("do not match")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"username": " "}, "This field is required."),
+        ({"username": "ada\0"}, "Null characters are not allowed."),
+        ({"password": ""}, "This field is required."),
+    ],
+)
+def test_a_form_that_cannot_be_read_is_told_in_a_sentence(client: Client, wrong: dict[str, str], sentence: str) -> None:
+    assert sentence in client.post("/login/", {"username": "ada", "password": PASSWORD} | wrong).text
 
 
 def test_signing_out_ends_the_session(open_page: Callable[..., Page], ada: User) -> None:
