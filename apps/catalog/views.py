@@ -5,6 +5,7 @@ from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
 import tasks
@@ -16,6 +17,7 @@ PRODUCTS_A_PAGE = 50
 
 @login_required
 @require_GET
+@never_cache
 def products(request: HttpRequest) -> HttpResponse:
     page = Paginator(Product.objects.all(), PRODUCTS_A_PAGE).get_page(request.GET.get("page"))
     return render(request, "catalog/list.html", {"page": page})

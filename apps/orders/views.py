@@ -6,6 +6,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 import tasks
@@ -26,6 +27,7 @@ LINES_OFFERED = [("", "1")] * 3
 
 @login_required
 @require_GET
+@never_cache
 def orders(request: HttpRequest) -> HttpResponse:
     page = Paginator(_visible(request), ORDERS_A_PAGE).get_page(request.GET.get("page"))
     return render(request, "orders/list.html", {"page": page})
@@ -33,6 +35,7 @@ def orders(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_GET
+@never_cache
 def detail(request: HttpRequest, order_id: int) -> HttpResponse:
     order = get_object_or_404(_visible(request), pk=order_id)
     context = {
@@ -46,6 +49,7 @@ def detail(request: HttpRequest, order_id: int) -> HttpResponse:
 
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
 def place(request: HttpRequest) -> HttpResponseBase:
     member_of_staff(request, "orders.add_order")
     if request.method != "POST":

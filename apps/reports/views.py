@@ -7,6 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.utils.http import content_disposition_header
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 import tasks
@@ -26,6 +27,7 @@ CONTENT_TYPES = {"csv": "text/csv; charset=utf-8", "xlsx": XLSX_TYPE}
 
 @login_required
 @require_GET
+@never_cache
 def reports(request: HttpRequest) -> HttpResponse:
     own = Report.objects.filter(owner=signed_in(request))[:SHOWN]
     return render(request, "reports/list.html", {"reports": own})
@@ -33,6 +35,7 @@ def reports(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
 def new(request: HttpRequest) -> HttpResponse:
     report = Report(owner=member_of_staff(request))
     form = ReportForm(request.POST or None, instance=report, initial=_last_month())
@@ -46,6 +49,7 @@ def new(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_GET
+@never_cache
 def detail(request: HttpRequest, report_id: int) -> HttpResponse:
     report = get_object_or_404(Report, pk=report_id, owner=signed_in(request))
     return _detail(request, report, SendForm())
@@ -66,6 +70,7 @@ def send(request: HttpRequest, report_id: int) -> HttpResponse:
 
 @login_required
 @require_GET
+@never_cache
 def download(request: HttpRequest, report_id: int, kind: str) -> HttpResponse:
     """Answer with one of the report's files. Its name is made of two dates: nothing that anybody typed as text."""
     report = get_object_or_404(Report, pk=report_id, owner=signed_in(request), state=Report.State.READY)

@@ -5,6 +5,7 @@ from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
+from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_GET, require_http_methods
 
@@ -29,6 +30,7 @@ REFRESH_FOR = timedelta(minutes=10)
 
 @login_required
 @require_GET
+@never_cache
 def uploads(request: HttpRequest) -> HttpResponse:
     own = Upload.objects.filter(owner=signed_in(request))[:SHOWN]
     return render(request, "uploads/list.html", {"uploads": own})
@@ -36,6 +38,7 @@ def uploads(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_GET
+@never_cache
 def detail(request: HttpRequest, upload_id: int) -> HttpResponse:
     upload = get_object_or_404(Upload, pk=upload_id, owner=signed_in(request))
     work = _work(upload)
@@ -70,6 +73,7 @@ def thumbnail(request: HttpRequest, upload_id: int, side: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @refuses_large_bodies
 @csrf_protect
+@never_cache
 def new(request: HttpRequest) -> HttpResponseBase:
     owner = member_of_staff(request)
     if request.method != "POST":

@@ -5,7 +5,11 @@ from django.contrib.auth.models import User
 from django.test import Client
 from playwright.sync_api import Page, expect
 
+from apps.orders.services import place_order
+from apps.reports.models import Report
+from apps.uploads.models import Upload
 from tests.pages.conftest import PASSWORD
+from tests.shop import a_customer, a_product
 
 
 def sign_in(page: Page, name: str, password: str) -> None:
@@ -49,3 +53,19 @@ def test_signing_out_ends_the_session(open_page: Callable[..., Page], ada: User)
     page.get_by_role("button", name="Sign out").click()
     page.goto("/")
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+
+
+LISTS = ("/orders/", "/catalog/", "/uploads/", "/reports/")
+FORMS = ("/orders/place/", "/uploads/new/", "/reports/new/")
+
+
+def test_no_browser_keeps_a_page_to_show_it_when_somebody_goes_back_after_signing_out(
+    client: Client, ada: User
+) -> None:
+    client.force_login(ada)
+    order = place_order(a_customer("bert"), {a_product().sku: 1})
+    report = Report.objects.create(owner=ada, start="2026-10-01", end="2026-10-30")
+    upload = Upload.objects.create(owner=ada, kind="csv", original_name="products.csv", size=1)
+    for address in (*LISTS, *FORMS, f"/orders/{order.pk}/", f"/reports/{report.pk}/", f"/uploads/{upload.pk}/"):
+        response = client.get(address)
+        assert (response.status_code, "no-store" in response.get("Cache-Control", "")) == (200, True), address
