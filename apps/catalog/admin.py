@@ -7,6 +7,9 @@ import tasks
 from apps.catalog.models import Product, SupplierChange, SupplierCursor
 from apps.jobs.admin.strict import StrictAdmin
 
+# What the supplier takes in a minute (tasks/catalog.py); more would keep everything else from it.
+MOST_AT_ONCE = 3_000
+
 
 @admin.register(Product)
 class ProductAdmin(StrictAdmin):
@@ -19,8 +22,12 @@ class ProductAdmin(StrictAdmin):
 
     @admin.action(description="Push to the supplier", permissions=["change"])
     def push_to_supplier(self, request: HttpRequest, products: QuerySet[Product]) -> None:
+        ids = list(products.values_list("pk", flat=True)[: MOST_AT_ONCE + 1])
+        if len(ids) > MOST_AT_ONCE:
+            sentence = f"Nothing was done: at most {MOST_AT_ONCE:,} products are pushed at once. Filter the list first."
+            self.message_user(request, sentence, messages.WARNING)
+            return
         with transaction.atomic():
-            ids = products.values_list("pk", flat=True)
             jobs = tasks.sync_to_external_api.delay_many({"record_id": product_id} for product_id in ids)
         self.message_user(request, f"{len(jobs)} products are being pushed.", messages.SUCCESS)
 

@@ -8,6 +8,9 @@ from apps.orders.models import Customer, Order, OrderLine
 from apps.orders.views import start_charge
 from apps.payments.services import OrderNotChargeable, charge_again
 
+# A page of the list, so that whoever starts it has seen each: it is money. Each is a transaction of its own, too.
+MOST_AT_ONCE = 100
+
 
 @admin.register(Customer)
 class CustomerAdmin(StrictAdmin):
@@ -58,6 +61,11 @@ class OrderAdmin(StrictAdmin):
 
     @admin.action(description="Charge again (declined orders)", permissions=["change"])
     def charge_again(self, request: HttpRequest, orders: QuerySet[Order]) -> None:
+        count = orders.count()
+        if count > MOST_AT_ONCE:
+            sentence = f"Nothing was done: {count:,} orders are chosen, and at most {MOST_AT_ONCE} are charged at once."
+            self.message_user(request, sentence, messages.WARNING)
+            return
         for order in orders:
             try:
                 with transaction.atomic():

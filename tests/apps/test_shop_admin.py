@@ -79,6 +79,19 @@ def test_charging_again_starts_a_job_for_the_declined_and_explains_itself_for_th
 
 
 @pytest.mark.usefixtures("shop")
+@pytest.mark.parametrize(("of", "action"), [("orders_order", "charge_again"), ("catalog_product", "push_to_supplier")])
+def test_more_than_a_request_should_do_at_once_is_refused_in_a_sentence(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch, of: str, action: str
+) -> None:
+    monkeypatch.setattr("apps.orders.admin.MOST_AT_ONCE", 1)
+    monkeypatch.setattr("apps.catalog.admin.MOST_AT_ONCE", 2)
+    chosen = {"action": action, "select_across": "1", "_selected_action": "1"}
+    page = admin_client.post(reverse(f"admin:{of}_changelist"), chosen, follow=True).text
+    assert "Nothing was done" in page
+    assert not Job.objects.exists()
+
+
+@pytest.mark.usefixtures("shop")
 def test_products_are_pushed_by_one_job_each(admin_client: Client) -> None:
     chosen = Product.objects.values_list("pk", flat=True)[:3]
     act(admin_client, "catalog_product", "push_to_supplier", *chosen)
