@@ -65,6 +65,7 @@ MIDDLEWARE = [
     "config.request_log.RequestLogMiddleware",
     "config.refusals.RefusalsMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    "config.content_policy.ContentPolicyMiddleware",
     "config.static.StaticFilesMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",

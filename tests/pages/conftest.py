@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Error, Page, sync_playwright
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -109,13 +109,17 @@ def site(transactional_db: None, web: Site) -> Iterator[Site]:
 def open_page(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
     """Opens pages that share nothing: `open_page(ada, color_scheme="dark")`; of a visitor without a user.
 
-    An error in a page's script fails the test.
+    An error in a page's script fails the test, and so does what the site's content policy has refused.
     """
     contexts: list[BrowserContext] = []
-    errors: list[Error] = []
+    errors: list[Error | str] = []
 
     def note(error: Error) -> None:
         errors.append(error)
+
+    def note_refusal(said: ConsoleMessage) -> None:
+        if "Content Security Policy" in said.text:
+            errors.append(said.text)
 
     def open_one(user: "User | None" = None, **options: Any) -> Page:
         context = browser.new_context(base_url=site.url, **options)
@@ -124,6 +128,7 @@ def open_page(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
             context.add_cookies([_session_of(user, site.url)])
         page = context.new_page()
         page.on("pageerror", note)
+        page.on("console", note_refusal)
         return page
 
     yield open_one
