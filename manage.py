@@ -4,9 +4,6 @@
 import os
 import sys
 
-# These run on a laptop with no settings at all.
-LOCAL_COMMANDS = {"bench", "brokers", "catalogue", "chaos", "check", "demo", "help", "simulate", "test", "tour"}
-
 
 def main() -> None:
     if os.name == "nt":
@@ -16,15 +13,11 @@ def main() -> None:
             "Nightshift needs Python 3.11 or newer; this is {}.{}. Try: python3.12 manage.py".format(*sys.version_info)
         )
 
-    if LOCAL_COMMANDS.issuperset(sys.argv[1:2]):
-        os.environ.setdefault("DEBUG", "1")
-        os.environ.setdefault("SANDBOX", os.environ["DEBUG"])
-        # They start a dozen processes, which would compile the same 2,000 files each time: 3 s instead of 1.
-        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        sys.dont_write_bytecode = False
-    from apps.local import bootstrap
+    from apps.local import bootstrap, laptop
 
     bootstrap.ensure()
+    if laptop.is_local(sys.argv[1:]):
+        laptop.prepare()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     from django.conf import settings
     from django.core.exceptions import ImproperlyConfigured

@@ -13,6 +13,7 @@ import pytest
 import redis
 from django.conf import settings
 
+from apps.local import laptop
 from apps.local.loopback import allow_loopback_only
 from apps.local.throwaway import throwaway_servers
 from tests.nobody import NOBODY
@@ -54,6 +55,8 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     if settings.configured and not {"DATABASE_URL", "REDIS_URL"} <= os.environ.keys():
         raise pytest.UsageError("The tests make their own settings: unset DJANGO_SETTINGS_MODULE and leave out --ds.")
+    # Again, for those who type `pytest` itself.
+    laptop.prepare()
     os.environ.update(ENVIRONMENT)
     os.environ.update(_servers.enter_context(throwaway_servers(os.environ)))
     os.environ.setdefault("CELERY_BROKER_URL", os.environ["REDIS_URL"])

@@ -1,0 +1,41 @@
+"""What a terminal's variables, made for other programs, may not do to the demo and the tests."""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+import requests.utils
+
+from apps.local.places import ROOT
+
+# `manage.py`, up to the moment at which its command would begin.
+PRINT_ENVIRONMENT = """
+import json, os, django.core.management, manage
+django.core.management.execute_from_command_line = lambda _: print(json.dumps(dict(os.environ)))
+manage.main()
+"""
+
+
+def environment_of(*arguments: str, **variables: str) -> dict[str, str]:
+    """What a command starts with that is typed into a terminal with these variables."""
+    command = [sys.executable, "-c", PRINT_ENVIRONMENT, *arguments]
+    terminal = {**os.environ, **variables}
+    printed = subprocess.run(command, cwd=ROOT, env=terminal, capture_output=True, text=True, check=True).stdout
+    environment: dict[str, str] = json.loads(printed)
+    return environment
+
+
+@pytest.mark.parametrize("others", [{"no_proxy": "", "NO_PROXY": "intranet"}, {"no_proxy": "*"}])
+def test_no_proxy_is_asked_for_this_machine(others: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment_of("demo", http_proxy="http://proxy.example:3128", **others).items():
+        monkeypatch.setenv(name, value)
+    assert urllib.request.proxy_bypass("127.0.0.1:8000")
+    assert requests.utils.get_environ_proxies("http://127.0.0.1:8000/login/") == {}
+
+
+def test_the_hosts_for_which_no_proxy_was_asked_before_stay_so() -> None:
+    environment = environment_of("demo", no_proxy="a.example, b.example", NO_PROXY="b.example,c.example")
+    assert environment["no_proxy"] == environment["NO_PROXY"] == "a.example,b.example,c.example,127.0.0.1,localhost"
