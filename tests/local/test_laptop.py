@@ -39,3 +39,9 @@ def test_no_proxy_is_asked_for_this_machine(others: dict[str, str], monkeypatch:
 def test_the_hosts_for_which_no_proxy_was_asked_before_stay_so() -> None:
     environment = environment_of("demo", no_proxy="a.example, b.example", NO_PROXY="b.example,c.example")
     assert environment["no_proxy"] == environment["NO_PROXY"] == "a.example,b.example,c.example,127.0.0.1,localhost"
+
+
+def test_libpqs_own_variables_are_of_another_server() -> None:
+    environment = environment_of("demo", PGSSLMODE="require", PGHOSTADDR="192.0.2.1", DATABASE_URL="postgres://mine/x")
+    assert [name for name in environment if name.startswith("PG")] == []
+    assert environment["DATABASE_URL"] == "postgres://mine/x"
