@@ -13,6 +13,15 @@ COMMANDS = {"bench", "brokers", "catalogue", "chaos", "check", "demo", "help", "
 
 LOOPBACK = ("127.0.0.1", "localhost")
 
+# Nothing ends TLS in front of the demo's pages, and its own processes ask for 127.0.0.1. A `.env` may say what holds for
+# a server, so these are set, and not merely taken out.
+PLAIN_HTTP = {
+    "ALLOWED_HOSTS": "localhost,127.0.0.1,[::1]",
+    "BEHIND_PROXY": "0",
+    "SECURE_SSL_REDIRECT": "0",
+    "SECURE_HSTS_SECONDS": "0",
+}
+
 
 def is_local(arguments: Sequence[str]) -> bool:
     return COMMANDS.issuperset(arguments[:1])
@@ -24,6 +33,7 @@ def prepare(environment: MutableMapping[str, str] = os.environ) -> None:
     # They start a dozen processes, which would compile the same 2,000 files each time: 3 s instead of 1.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+    environment.update(PLAIN_HTTP)
     forget_libpq(environment)
     go_round_proxies(environment)
 

@@ -45,3 +45,12 @@ def test_libpqs_own_variables_are_of_another_server() -> None:
     environment = environment_of("demo", PGSSLMODE="require", PGHOSTADDR="192.0.2.1", DATABASE_URL="postgres://mine/x")
     assert [name for name in environment if name.startswith("PG")] == []
     assert environment["DATABASE_URL"] == "postgres://mine/x"
+
+
+def test_what_holds_for_the_pages_of_a_server_does_not_for_those_of_a_laptop(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_server = {"ALLOWED_HOSTS": "shop.example.com", "SECURE_SSL_REDIRECT": "1", "SECURE_HSTS_SECONDS": "3600"}
+    for name, value in environment_of("demo", **on_a_server, BEHIND_PROXY="1").items():
+        monkeypatch.setenv(name, value)
+    code = "from config.settings import *; print(*ALLOWED_HOSTS, SECURE_SSL_REDIRECT, SECURE_HSTS_SECONDS)"
+    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["localhost", "127.0.0.1", "[::1]", "False", "0"]
