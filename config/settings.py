@@ -189,6 +189,14 @@ BROKER = broker_of(
 # Limits and the locks of broker-only tasks are in Redis where there is one, and in PostgreSQL where there is none.
 if BROKER.url.startswith(("redis://", "rediss://")):
     REDIS_URL = REDIS_URL or BROKER.url
+# Celery takes these from the environment before it asks here: the results would be in another place than the ledger,
+# and messages would go by a broker of which the relay knows nothing.
+for _name in ("CELERY_RESULT_BACKEND", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"):
+    if env.str(_name, ""):
+        raise ImproperlyConfigured(
+            f"{_name} is set, and Celery would heed it alone. Unset it: results are in the ledger, and "
+            "CELERY_BROKER_URL names the broker."
+        )
 # Under these names too, because Celery takes CELERY_BROKER_URL from the environment, where pgmq:// alone names nothing.
 CELERY_BROKER_URL = CELERY_BROKER_READ_URL = CELERY_BROKER_WRITE_URL = BROKER.url
 CELERY_BROKER_TRANSPORT_OPTIONS = dict(BROKER.options)

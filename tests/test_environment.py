@@ -75,6 +75,13 @@ def test_a_command_says_in_one_sentence_which_setting_is_wrong() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["CELERY_RESULT_BACKEND", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"])
+def test_what_celery_would_believe_before_the_settings_is_refused(name: str) -> None:
+    ended = run("manage.py", "diffsettings", **{name: f"redis://:{PASSWORD}@127.0.0.1/1"})
+    assert ended.stderr.startswith(f"Nightshift cannot start: {name} is set")
+    assert PASSWORD not in ended.stderr
+
+
 def test_what_runs_on_a_laptop_by_itself_can_be_told_that_it_is_not_one() -> None:
     ended = run("manage.py", "help", DEBUG="0", SECRET_KEY="", SANDBOX=None)
     assert ended.stderr.startswith("Nightshift cannot start: SECRET_KEY is not set.")

@@ -22,6 +22,9 @@ PLAIN_HTTP = {
     "SECURE_HSTS_SECONDS": "0",
 }
 
+# What another project has told its Celery, which would believe it before our settings; they refuse it on a server.
+OTHER_CELERYS = ("CELERY_RESULT_BACKEND", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
+
 
 def is_local(arguments: Sequence[str]) -> bool:
     return COMMANDS.issuperset(arguments[:1])
@@ -34,6 +37,8 @@ def prepare(environment: MutableMapping[str, str] = os.environ) -> None:
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
     environment.update(PLAIN_HTTP)
+    for name in OTHER_CELERYS:
+        environment.pop(name, None)
     forget_libpq(environment)
     go_round_proxies(environment)
 

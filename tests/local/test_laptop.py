@@ -54,3 +54,8 @@ def test_what_holds_for_the_pages_of_a_server_does_not_for_those_of_a_laptop(mon
     code = "from config.settings import *; print(*ALLOWED_HOSTS, SECURE_SSL_REDIRECT, SECURE_HSTS_SECONDS)"
     printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert printed.split() == ["localhost", "127.0.0.1", "[::1]", "False", "0"]
+
+
+def test_what_another_project_has_told_its_celery_is_not_heard() -> None:
+    environment = environment_of("demo", CELERY_RESULT_BACKEND="redis://other/1", CELERY_BROKER_READ_URL="amqp://other")
+    assert not {"CELERY_RESULT_BACKEND", "CELERY_BROKER_READ_URL"} & environment.keys()
