@@ -17,7 +17,7 @@ def main() -> None:
 
     bootstrap.ensure()
     if laptop.is_local(sys.argv[1:]):
-        laptop.prepare()
+        laptop.prepare(sys.argv[1:])
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     from django.conf import settings
     from django.core.exceptions import ImproperlyConfigured

@@ -1,9 +1,11 @@
 """The environment, read once, through typed readers that refuse nonsense with a sentence.
 
 Order: the process's own environment, then `.env`, then `var/local.env`, which `manage.py demo` writes so that a
-command typed in another terminal (`celery -A config worker`) finds the servers that the demo started.
+command typed in another terminal (`celery -A config worker`) finds the servers that the demo started. Below a command
+that brings its own servers, ENV_FILES is 0 and neither file is read (apps/local/laptop.py).
 """
 
+import os
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -81,5 +83,5 @@ class Env(environ.Env):
 env = Env()
 
 for _file in (ROOT / ".env", ROOT / "var" / "local.env"):
-    if _file.is_file():
+    if _file.is_file() and os.environ.get("ENV_FILES") != "0":
         env.read_env(_file)

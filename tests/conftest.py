@@ -1,10 +1,11 @@
 """What every test stands on: real servers of its own, settings that can reach nobody, and the network off.
 
 pytest reads this file before Django's settings, so the environment is made here. `DATABASE_URL` and `REDIS_URL`, where
-they are set, name servers to use instead; the tests flush that Redis database.
+they are set in the environment itself, name servers to use instead; the tests flush that Redis database.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -48,6 +49,8 @@ ADDRESSES = ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL")
 SLOW = ("tests/acceptance/", "tests/bench/", "tests/brokers/", "tests/pages/test_every_pattern.py")
 
 _servers = ExitStack()
+# Of a person, before the tests put the address of their own there.
+_named_redis = os.environ.get("REDIS_URL", "")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -56,7 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if settings.configured and not {"DATABASE_URL", "REDIS_URL"} <= os.environ.keys():
         raise pytest.UsageError("The tests make their own settings: unset DJANGO_SETTINGS_MODULE and leave out --ds.")
     # Again, for those who type `pytest` itself.
-    laptop.prepare()
+    laptop.prepare(["test"])
     os.environ.update(ENVIRONMENT)
     os.environ.update(_servers.enter_context(throwaway_servers(os.environ)))
     os.environ.setdefault("CELERY_BROKER_URL", os.environ["REDIS_URL"])
@@ -66,6 +69,10 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     # WhiteNoise warns about a folder that only `collectstatic` makes.
     settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)
+
+
+def pytest_report_header() -> list[str]:
+    return [f"The tests empty {re.sub('//.*@', '//', _named_redis)}."] if _named_redis else []
 
 
 def is_only_distributing(config: pytest.Config) -> bool:

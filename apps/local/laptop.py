@@ -11,6 +11,9 @@ from collections.abc import MutableMapping, Sequence
 
 COMMANDS = {"bench", "brokers", "catalogue", "chaos", "check", "demo", "help", "simulate", "test", "tour"}
 
+# These bring their own servers, and meet none that a file names for a person's work: the tests empty their Redis.
+WITHOUT_FILES = {"bench", "brokers", "chaos", "test"}
+
 LOOPBACK = ("127.0.0.1", "localhost")
 
 # Nothing ends TLS in front of the demo's pages, and its own processes ask for 127.0.0.1. A `.env` may say what holds for
@@ -30,12 +33,14 @@ def is_local(arguments: Sequence[str]) -> bool:
     return COMMANDS.issuperset(arguments[:1])
 
 
-def prepare(environment: MutableMapping[str, str] = os.environ) -> None:
+def prepare(arguments: Sequence[str], environment: MutableMapping[str, str] = os.environ) -> None:
     environment.setdefault("DEBUG", "1")
     environment.setdefault("SANDBOX", environment["DEBUG"])
     # They start a dozen processes, which would compile the same 2,000 files each time: 3 s instead of 1.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+    if WITHOUT_FILES.issuperset(arguments[:1]):
+        environment["ENV_FILES"] = "0"
     environment.update(PLAIN_HTTP)
     for name in OTHER_CELERYS:
         environment.pop(name, None)

@@ -2,14 +2,18 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 import requests.utils
 
 from apps.local.places import ROOT
+
+OF_THE_TESTS = {"ENV_FILES", "REDIS_URL"}
 
 # `manage.py`, up to the moment at which its command would begin.
 PRINT_ENVIRONMENT = """
@@ -19,11 +23,11 @@ manage.main()
 """
 
 
-def environment_of(*arguments: str, **variables: str) -> dict[str, str]:
+def environment_of(*arguments: str, cwd: Path = ROOT, **variables: str) -> dict[str, str]:
     """What a command starts with that is typed into a terminal with these variables."""
     command = [sys.executable, "-c", PRINT_ENVIRONMENT, *arguments]
-    terminal = {**os.environ, **variables}
-    printed = subprocess.run(command, cwd=ROOT, env=terminal, capture_output=True, text=True, check=True).stdout
+    terminal = {name: value for name, value in os.environ.items() if name not in OF_THE_TESTS}
+    printed = subprocess.run(command, cwd=cwd, env={**terminal, **variables}, capture_output=True, text=True, check=True).stdout
     environment: dict[str, str] = json.loads(printed)
     return environment
 
@@ -59,3 +63,19 @@ def test_what_holds_for_the_pages_of_a_server_does_not_for_those_of_a_laptop(mon
 def test_what_another_project_has_told_its_celery_is_not_heard() -> None:
     environment = environment_of("demo", CELERY_RESULT_BACKEND="redis://other/1", CELERY_BROKER_READ_URL="amqp://other")
     assert not {"CELERY_RESULT_BACKEND", "CELERY_BROKER_READ_URL"} & environment.keys()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """With a `.env`, which the real one may have, too, and must not lose."""
+    shutil.copy(ROOT / "manage.py", tmp_path)
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    (tmp_path / "apps").symlink_to(ROOT / "apps")
+    (tmp_path / ".env").write_text("REDIS_URL=redis://in-use/0\n")
+    return tmp_path
+
+
+def test_a_server_that_env_names_for_a_persons_work_is_not_emptied_by_the_tests(checkout: Path) -> None:
+    assert environment_of("demo", cwd=checkout)["REDIS_URL"] == "redis://in-use/0"
+    for command in ("test", "brokers"):
+        assert "REDIS_URL" not in environment_of(command, cwd=checkout)
