@@ -3,6 +3,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 
 def main() -> None:
@@ -13,6 +14,8 @@ def main() -> None:
             "Nightshift needs Python 3.11 or newer; this is {}.{}. Try: python3.12 manage.py".format(*sys.version_info)
         )
 
+    # Python does so by itself, unless PYTHONSAFEPATH is set.
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
     from apps.local import bootstrap, laptop
 
     bootstrap.ensure()

@@ -28,6 +28,8 @@ PLAIN_HTTP = {
 # What another project has told its Celery, which would believe it before our settings; they refuse it on a server.
 OTHER_CELERYS = ("CELERY_RESULT_BACKEND", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
 
+SETTINGS, SETTINGS_OF_CHAOS = "config.settings", "apps.local.chaos.settings"
+
 
 def is_local(arguments: Sequence[str]) -> bool:
     return COMMANDS.issuperset(arguments[:1])
@@ -39,6 +41,11 @@ def prepare(arguments: Sequence[str], environment: MutableMapping[str, str] = os
     # They start a dozen processes, which would compile the same 2,000 files each time: 3 s instead of 1.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+    # Some of them begin with `python -m`, which would not find what is in this folder.
+    environment.pop("PYTHONSAFEPATH", None)
+    # What a shell or an editor has set for another project would be looked for in this folder, too.
+    if environment.get("DJANGO_SETTINGS_MODULE") != SETTINGS_OF_CHAOS:
+        environment["DJANGO_SETTINGS_MODULE"] = SETTINGS
     if WITHOUT_FILES.issuperset(arguments[:1]):
         environment["ENV_FILES"] = "0"
     environment.update(PLAIN_HTTP)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import requests.utils
 
+from apps.local.management.commands import chaos
 from apps.local.places import ROOT
 
 OF_THE_TESTS = {"ENV_FILES", "REDIS_URL"}
@@ -79,3 +80,18 @@ def test_a_server_that_env_names_for_a_persons_work_is_not_emptied_by_the_tests(
     assert environment_of("demo", cwd=checkout)["REDIS_URL"] == "redis://in-use/0"
     for command in ("test", "brokers"):
         assert "REDIS_URL" not in environment_of(command, cwd=checkout)
+
+
+def test_another_projects_settings_are_not_looked_for_here() -> None:
+    environment = environment_of("demo", DJANGO_SETTINGS_MODULE="shop.settings")
+    assert environment["DJANGO_SETTINGS_MODULE"] == "config.settings"
+
+
+def test_a_run_of_chaos_keeps_the_settings_that_it_begins_again_with() -> None:
+    environment = environment_of("chaos", DJANGO_SETTINGS_MODULE=chaos.SETTINGS)
+    assert environment["DJANGO_SETTINGS_MODULE"] == chaos.SETTINGS
+
+
+def test_a_python_that_does_not_look_beside_its_script_finds_everything() -> None:
+    terminal = {**os.environ, "PYTHONSAFEPATH": "1"}
+    subprocess.run([sys.executable, ROOT / "manage.py", "help"], env=terminal, stdout=subprocess.DEVNULL, check=True)
