@@ -9,15 +9,15 @@ import os
 import sys
 from collections.abc import MutableMapping, Sequence
 
-COMMANDS = {"bench", "brokers", "catalogue", "chaos", "check", "demo", "help", "simulate", "test", "tour"}
+COMMANDS = {"bench", "brokers", "catalogue", "chaos", "demo", "help", "simulate", "test", "tour"}
 
 # These bring their own servers, and meet none that a file names for a person's work: the tests empty their Redis.
 WITHOUT_FILES = {"bench", "brokers", "chaos", "test"}
 
 LOOPBACK = ("127.0.0.1", "localhost")
 
-# Nothing ends TLS in front of the demo's pages, and its own processes ask for 127.0.0.1. A `.env` may say what holds for
-# a server, so these are set, and not merely taken out.
+# Nothing ends TLS in front of the demo's pages, and its own processes ask for 127.0.0.1. A `.env` may say what holds
+# for a server, so these are set, and not merely taken out.
 PLAIN_HTTP = {
     "ALLOWED_HOSTS": "localhost,127.0.0.1,[::1]",
     "BEHIND_PROXY": "0",
@@ -32,7 +32,8 @@ SETTINGS, SETTINGS_OF_CHAOS = "config.settings", "apps.local.chaos.settings"
 
 
 def is_local(arguments: Sequence[str]) -> bool:
-    return COMMANDS.issuperset(arguments[:1])
+    """`check` by itself reads the code; with an argument, as in `check --deploy`, it asks about this very server."""
+    return COMMANDS.issuperset(arguments[:1]) or list(arguments) == ["check"]
 
 
 def prepare(arguments: Sequence[str], environment: MutableMapping[str, str] = os.environ) -> None:

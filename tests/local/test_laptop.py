@@ -14,7 +14,7 @@ import requests.utils
 from apps.local.management.commands import chaos
 from apps.local.places import ROOT
 
-OF_THE_TESTS = {"ENV_FILES", "REDIS_URL"}
+OF_THE_TESTS = {"DEBUG", "ENV_FILES", "REDIS_URL", "SANDBOX"}
 
 # `manage.py`, up to the moment at which its command would begin.
 PRINT_ENVIRONMENT = """
@@ -27,9 +27,9 @@ manage.main()
 def environment_of(*arguments: str, cwd: Path = ROOT, **variables: str) -> dict[str, str]:
     """What a command starts with that is typed into a terminal with these variables."""
     command = [sys.executable, "-c", PRINT_ENVIRONMENT, *arguments]
-    terminal = {name: value for name, value in os.environ.items() if name not in OF_THE_TESTS}
-    printed = subprocess.run(command, cwd=cwd, env={**terminal, **variables}, capture_output=True, text=True, check=True).stdout
-    environment: dict[str, str] = json.loads(printed)
+    terminal = {name: value for name, value in os.environ.items() if name not in OF_THE_TESTS} | variables
+    ended = subprocess.run(command, cwd=cwd, env=terminal, capture_output=True, text=True, check=True)
+    environment: dict[str, str] = json.loads(ended.stdout)
     return environment
 
 
@@ -95,3 +95,8 @@ def test_a_run_of_chaos_keeps_the_settings_that_it_begins_again_with() -> None:
 def test_a_python_that_does_not_look_beside_its_script_finds_everything() -> None:
     terminal = {**os.environ, "PYTHONSAFEPATH": "1"}
     subprocess.run([sys.executable, ROOT / "manage.py", "help"], env=terminal, stdout=subprocess.DEVNULL, check=True)
+
+
+def test_only_a_check_without_arguments_is_about_a_laptop(checkout: Path) -> None:
+    assert environment_of("check", cwd=checkout)["DEBUG"] == "1"
+    assert "DEBUG" not in environment_of("check", "--deploy", cwd=checkout)
