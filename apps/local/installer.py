@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
@@ -87,7 +88,7 @@ def exactly(lock: Path) -> list[str | Path]:
 
 def find_pip(python: Path, log: Path) -> list[str | Path]:
     """The one that this Python has. To give the environment a pip of its own takes ten seconds."""
-    if find_spec("pip"):
+    if find_spec("pip") and knows_other_pythons(metadata.version("pip")):
         return [sys.executable, "-m", "pip", "--python", python]
     if find_spec("ensurepip"):
         with log.open("a") as output:
@@ -95,9 +96,14 @@ def find_pip(python: Path, log: Path) -> list[str | Path]:
         return [python, "-m", "pip"]
     version = "{}.{}".format(*sys.version_info)
     raise InstallationFailed(
-        f"This Python has neither pip nor ensurepip. Install one of them, for example: "
+        f"This Python has neither pip 22.3 nor ensurepip. Install one of them, for example: "
         f"sudo apt install python{version}-venv (Debian, Ubuntu) or sudo dnf install python3-pip (Fedora)."
     )
+
+
+def knows_other_pythons(pip: str) -> bool:
+    """By `--python`, which came with 22.3. Ubuntu 22.04 has 22.0.2 for all of its Pythons."""
+    return [int(number) for number in re.findall(r"\d+", pip)[:2]] >= [22, 3]
 
 
 def follow(command: Sequence[str | Path], log: Path, total: int, env: Mapping[str, str] = os.environ) -> bool:

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,16 @@ def test_a_machine_without_pip_is_told_what_to_install(monkeypatch: pytest.Monke
     monkeypatch.setattr(installer, "find_spec", {}.get)
     with pytest.raises(installer.InstallationFailed, match=r"sudo apt install python3\.\d+-venv"):
         installer.find_pip(Path("python"), tmp_path / "log")
+
+
+@pytest.mark.parametrize(("release", "lent"), [("22.0.2", False), ("22.3", True), ("26.1.dev0", True)])
+def test_a_pip_that_installs_for_no_other_python_is_not_lent(
+    release: str, lent: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(installer, "find_spec", lambda _: True)
+    monkeypatch.setattr(metadata, "version", lambda _: release)
+    pip = installer.find_pip(Path("true"), tmp_path / "log")
+    assert pip == ([sys.executable, "-m", "pip", "--python", Path("true")] if lent else [Path("true"), "-m", "pip"])
 
 
 def test_the_environment_is_made_again_for_another_lock_file_or_folder(
