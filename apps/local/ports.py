@@ -1,6 +1,7 @@
 """Free TCP ports on the loopback interface."""
 
 import socket
+from collections.abc import Collection
 
 # A person who runs several projects has the first few ports busy; past twenty any port is as good as the next.
 STEPS = 20
@@ -32,6 +33,15 @@ def any_port() -> int:
         return port
 
 
-def free_port(preferred: int) -> int:
-    """The preferred port, or the next free one, or any."""
-    return next((port for port in range(preferred, preferred + STEPS) if is_free(port)), 0) or any_port()
+def free_port(preferred: int, given_away: Collection[int] = ()) -> int:
+    """The preferred port, or the next free one, or any. A port that is given away may be listened at only later."""
+    candidates = (port for port in range(preferred, preferred + STEPS) if port not in given_away)
+    return next((port for port in candidates if is_free(port)), 0) or any_port()
+
+
+def free_ports(*preferred: int) -> list[int]:
+    """One for each, and no two the same."""
+    ports: list[int] = []
+    for port in preferred:
+        ports.append(free_port(port, ports))
+    return ports

@@ -15,7 +15,7 @@ import psycopg
 from apps.local import procfile
 from apps.local.children import spawn, sweep
 from apps.local.places import ROOT, kept_secret, private_folder
-from apps.local.ports import free_port
+from apps.local.ports import free_ports
 from apps.local.servers import Servers
 from apps.local.supervisor import Supervisor, ending_of
 from apps.local.waiting import wait_for
@@ -94,8 +94,7 @@ class Stack:
 
     def settings(self, port: int) -> dict[str, str]:
         """What the processes find in their environment, beside the servers' addresses."""
-        web, flower, moto = free_port(port), free_port(FLOWER_PORT), free_port(MOTO_PORT)
-        sandbox, mail = free_port(SANDBOX_PORT), free_port(MAIL_PORT)
+        web, flower, moto, sandbox, mail = free_ports(port, FLOWER_PORT, MOTO_PORT, SANDBOX_PORT, MAIL_PORT)
         third_parties = f"http://127.0.0.1:{sandbox}"
         return {
             "DEBUG": "1",

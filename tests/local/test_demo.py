@@ -8,7 +8,7 @@ from apps.local.exclusive import exclusively
 from apps.local.management.commands import demo
 from apps.local.places import kept_secret
 from apps.local.procfile import Line
-from apps.local.stack import Stack
+from apps.local.stack import FLOWER_PORT, Stack
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +51,12 @@ def test_the_demo_never_talks_to_the_real_stripe(folder: Path) -> None:
     settings = stack.settings(8000)
     assert settings["STRIPE_API_BASE"].startswith("http://127.0.0.1:")
     assert settings["STRIPE_API_KEY"].startswith("sk_test")
+
+
+def test_a_shop_on_flowers_port_leaves_flower_another(folder: Path) -> None:
+    settings = Stack(folder, {}, print).settings(FLOWER_PORT)
+    ports = [settings[name] for name in settings if name.endswith("PORT")]
+    assert len(ports) == len(set(ports)) == 5
 
 
 def test_a_procfiles_variables_are_filled_in_and_stay_one_argument() -> None:
