@@ -78,8 +78,14 @@ class Supervisor:
         return self.logs / f"{name}.log"
 
     def listen_for_signals(self) -> None:
-        """Its own handlers, because a shell starts a command in the background with SIGINT ignored."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        """Its own handlers, because a shell starts a command in the background with SIGINT ignored.
+
+        Who has the hang-up ignored, with `nohup`, means to close the terminal and leave this running.
+        """
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
             signal.signal(number, self._request_stop)
 
     def watch(self) -> None:

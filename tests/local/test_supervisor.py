@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -100,6 +101,21 @@ def test_a_process_that_crashes_is_started_again_after_a_pause(play: Play) -> No
 
 def test_the_pause_doubles_up_to_half_a_minute() -> None:
     assert [pause_after(crashes) for crashes in (1, 2, 3, 9)] == [1, 2, 4, 30]
+
+
+@pytest.mark.parametrize(("before", "asked"), [(signal.SIG_DFL, 2), (signal.SIG_IGN, 1)])
+def test_a_closed_terminal_stops_everything_unless_nohup_was_asked_to_keep_it(
+    before: signal.Handlers, asked: int, play: Play
+) -> None:
+    handlers = {number: signal.signal(number, before) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        play.supervisor.listen_for_signals()
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert play.supervisor.stop_requests == asked
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the next start sweeps")
