@@ -139,7 +139,8 @@ class PostgresServer:
                     "--encoding=UTF8",
                     # The builtin provider sorts the same on every machine, whatever locales it has.
                     "--locale-provider=builtin",
-                    "--locale=C.UTF-8",
+                    "--builtin-locale=C.UTF-8",
+                    "--locale=C",  # of the system, of which initdb wants one, and macOS has no C.UTF-8
                     "--no-sync",
                 ],
                 cwd=self.home,

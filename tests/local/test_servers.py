@@ -54,6 +54,13 @@ def test_postgres_keeps_its_data_through_every_kind_of_restart(postgres: Postgre
     assert run(postgres, "SELECT id FROM note") == [(1,)]
 
 
+def test_a_database_speaks_every_language_and_needs_no_locale_of_the_system(postgres: PostgresServer) -> None:
+    columns = "pg_encoding_to_char(encoding), datlocprovider, datlocale, datcollate, datctype"
+    query = f"SELECT {columns} FROM pg_database WHERE datname = current_database()"
+    assert run(postgres, query) == [("UTF8", "b", "C.UTF-8", "C", "C")]
+    assert run(postgres, "SELECT upper('é')") == [("É",)]
+
+
 def test_a_suspended_postgres_accepts_connections_and_answers_none(postgres: PostgresServer) -> None:
     postgres.suspend()
     with pytest.raises(psycopg.errors.ConnectionTimeout):
