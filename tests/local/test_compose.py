@@ -16,6 +16,10 @@ def test_every_service_has_a_health_check(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"]
 
 
+def test_postgres_counts_as_healthy_only_where_the_others_can_reach_it() -> None:
+    assert "--host=127.0.0.1" in SERVICES["postgres"]["healthcheck"]["test"]
+
+
 def test_every_process_of_the_procfile_is_a_service() -> None:
     always = {name for name, service in SERVICES.items() if not service.get("profiles")}
     assert set(PROCFILE) == always - {"postgres", "valkey", "migrate"}
