@@ -20,6 +20,10 @@ def test_postgres_counts_as_healthy_only_where_the_others_can_reach_it() -> None
     assert "--host=127.0.0.1" in SERVICES["postgres"]["healthcheck"]["test"]
 
 
+def test_valkey_is_started_by_its_image_which_gives_up_root() -> None:
+    assert SERVICES["valkey"]["command"][-1].startswith("exec docker-entrypoint.sh valkey-server ")
+
+
 def test_every_process_of_the_procfile_is_a_service() -> None:
     always = {name for name, service in SERVICES.items() if not service.get("profiles")}
     assert set(PROCFILE) == always - {"postgres", "valkey", "migrate"}
