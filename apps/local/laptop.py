@@ -7,7 +7,7 @@ Standard library only: a machine on which nothing is installed runs this.
 
 import os
 import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 
 COMMANDS = {"bench", "brokers", "catalogue", "chaos", "demo", "help", "simulate", "test", "tour"}
 
@@ -36,35 +36,35 @@ def is_local(arguments: Sequence[str]) -> bool:
     return COMMANDS.issuperset(arguments[:1]) or list(arguments) == ["check"]
 
 
-def prepare(arguments: Sequence[str], environment: MutableMapping[str, str] = os.environ) -> None:
-    environment.setdefault("DEBUG", "1")
-    environment.setdefault("SANDBOX", environment["DEBUG"])
+def prepare(arguments: Sequence[str]) -> None:
+    os.environ.setdefault("DEBUG", "1")
+    os.environ.setdefault("SANDBOX", os.environ["DEBUG"])
     # They start a dozen processes, which would compile the same 2,000 files each time: 3 s instead of 1.
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
     # Some of them begin with `python -m`, which would not find what is in this folder.
-    environment.pop("PYTHONSAFEPATH", None)
+    os.environ.pop("PYTHONSAFEPATH", None)
     # What a shell or an editor has set for another project would be looked for in this folder, too.
-    if environment.get("DJANGO_SETTINGS_MODULE") != SETTINGS_OF_CHAOS:
-        environment["DJANGO_SETTINGS_MODULE"] = SETTINGS
-    if WITHOUT_FILES.issuperset(arguments[:1]):
-        environment["ENV_FILES"] = "0"
-    environment.update(PLAIN_HTTP)
+    if os.environ.get("DJANGO_SETTINGS_MODULE") != SETTINGS_OF_CHAOS:
+        os.environ["DJANGO_SETTINGS_MODULE"] = SETTINGS
+    if WITHOUT_FILES.intersection(arguments[:1]):
+        os.environ["ENV_FILES"] = "0"
+    os.environ.update(PLAIN_HTTP)
     for name in OTHER_CELERYS:
-        environment.pop(name, None)
-    forget_libpq(environment)
-    go_round_proxies(environment)
+        os.environ.pop(name, None)
+    forget_libpq()
+    go_round_proxies()
 
 
-def forget_libpq(environment: MutableMapping[str, str]) -> None:
+def forget_libpq() -> None:
     """Of another server: with PGSSLMODE=require or PGHOSTADDR nobody reaches ours. DATABASE_URL can say all of it."""
-    for name in [name for name in environment if name.startswith("PG")]:
-        del environment[name]
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
 
 
-def go_round_proxies(environment: MutableMapping[str, str]) -> None:
+def go_round_proxies() -> None:
     """A proxy cannot know what 127.0.0.1 is here. Who reads one of the two names alone finds all of both."""
-    named = f"{environment.get('no_proxy', '')},{environment.get('NO_PROXY', '')}"
+    named = f"{os.environ.get('no_proxy', '')},{os.environ.get('NO_PROXY', '')}"
     hosts = dict.fromkeys([*(host.strip() for host in named.split(",") if host.strip()), *LOOPBACK])
     # "*" means every host only where it stands alone.
-    environment["no_proxy"] = environment["NO_PROXY"] = "*" if "*" in hosts else ",".join(hosts)
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*" if "*" in hosts else ",".join(hosts)
