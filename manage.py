@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Every command of Nightshift; `manage.py help` lists them. On a machine with only Python it first sets itself up."""
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ def main() -> None:
             "Nightshift needs Python 3.11 or newer; this is {}.{}. Try: python3.12 manage.py".format(*sys.version_info)
         )
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that knows no "…" gets a "?", and no command dies of it. (stderr does so by itself.)
+        sys.stdout.reconfigure(errors="replace")
     # Python does so by itself, unless PYTHONSAFEPATH is set.
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     from apps.local import bootstrap, laptop

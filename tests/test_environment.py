@@ -87,6 +87,12 @@ def test_what_runs_on_a_laptop_by_itself_can_be_told_that_it_is_not_one() -> Non
     assert ended.stderr.startswith("Nightshift cannot start: SECRET_KEY is not set.")
 
 
+def test_a_terminal_that_does_not_know_a_character_gets_another_one() -> None:
+    script = "import manage, sys; sys.argv = ['manage.py', 'help']; manage.main(); print('waiting …')"
+    ended = run("-c", script, PYTHONIOENCODING="latin-1")
+    assert (ended.returncode, ended.stdout.splitlines()[-1]) == (0, "waiting ?")
+
+
 def run(*command: str, **settings: str | None) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in {**os.environ, **settings}.items() if value is not None}
     return subprocess.run(

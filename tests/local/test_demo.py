@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,12 @@ from apps.local.exclusive import exclusively
 from apps.local.management.commands import demo
 from apps.local.places import kept_secret, private_folder, write_private
 from apps.local.procfile import Line
-from apps.local.stack import FLOWER_PORT, Stack
+from apps.local.stack import FLOWER_PORT, Interrupted, Stack
+
+
+class ClosedTerminal(io.StringIO):
+    def write(self, _: str) -> int:
+        raise BrokenPipeError
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +73,25 @@ def test_a_shop_on_flowers_port_leaves_flower_another(folder: Path) -> None:
     settings = Stack(folder, {}, print).settings(FLOWER_PORT)
     ports = [settings[name] for name in settings if name.endswith("PORT")]
     assert len(ports) == len(set(ports)) == 5
+
+
+def test_a_demo_whose_terminal_was_closed_stops_its_servers_all_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[Stack] = []
+
+    def start(*_: object, **__: object) -> None:
+        environment.write({"DATABASE_URL": "postgres://somewhere"})
+        raise Interrupted
+
+    def stop(stack: Stack) -> None:
+        stopped.append(stack)
+
+    monkeypatch.setattr(Stack, "start", start)
+    monkeypatch.setattr(Stack, "stop", stop)
+    call_command("demo", stdout=ClosedTerminal())
+    assert len(stopped) == 1
+    assert environment.read() == {}
 
 
 def test_a_procfiles_variables_are_filled_in_and_stay_one_argument() -> None:

@@ -13,6 +13,7 @@ from apps.local.places import ROOT, VAR
 from apps.local.postgres import ServerError
 from apps.local.servers import BROKERS
 from apps.local.stack import WEB_PORT, Interrupted, Stack, StartFailed
+from apps.local.terminal import tell
 
 BLOCK = """
   ────────────────────────────────────────────────────────────────────────────
@@ -58,22 +59,20 @@ class Command(BaseCommand):
             stack.start(port=port, simulator=not quiet)
             environment.write(stack.own)
             leave_note(f"is already running at {stack.url}")
-            self.stdout.write(block(stack))
-            self.stdout.flush()
+            tell(self.stdout, block(stack))
             stack.watch()
         except Interrupted:
             pass
         finally:
-            self.stdout.write("\nStopping; running jobs are finished first …")
-            self.stdout.flush()
+            tell(self.stdout, "\nStopping; running jobs are finished first …")
             stack.stop()
             environment.forget_servers()
             bootstrap.give_to_owner(VAR)
-        self.stdout.write("Stopped. The data is kept, and the next start goes on with it.")
+        tell(self.stdout, "Stopped. The data is kept, and the next start goes on with it.")
 
     def say(self, name: str, what: str) -> None:
-        self.stdout.write(f"{time.monotonic() - self.began:6.1f} s  {self.style.HTTP_INFO(f'{name:<12}')} {what}")
-        self.stdout.flush()
+        seconds = time.monotonic() - self.began
+        tell(self.stdout, f"{seconds:6.1f} s  {self.style.HTTP_INFO(f'{name:<12}')} {what}")
 
 
 def block(stack: Stack) -> str:

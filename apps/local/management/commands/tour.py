@@ -16,6 +16,7 @@ from apps.local.places import ROOT, VAR
 from apps.local.postgres import ServerError
 from apps.local.servers import BROKERS
 from apps.local.stack import WEB_PORT, Interrupted, Stack, StartFailed
+from apps.local.terminal import tell
 
 LOOK_EVERY = 0.1
 
@@ -68,8 +69,7 @@ class Command(BaseCommand):
             sys.exit(guide.returncode)
 
     def say(self, name: str, what: str) -> None:
-        self.stdout.write(f"{time.monotonic() - self.began:6.1f} s  {name:<12} {what}")
-        self.stdout.flush()
+        tell(self.stdout, f"{time.monotonic() - self.began:6.1f} s  {name:<12} {what}")
 
     def play(self, slugs: list[str]) -> None:
         rows = []
