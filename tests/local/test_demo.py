@@ -94,6 +94,25 @@ def test_a_demo_whose_terminal_was_closed_stops_its_servers_all_the_same(
     assert environment.read() == {}
 
 
+def test_what_a_killed_demo_left_in_its_file_is_forgotten_before_the_next_one_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next one may have another broker, and name no Redis."""
+    found: list[dict[str, str]] = []
+    environment.write({"REDIS_URL": "redis://gone", "SECRET_KEY": "kept"})
+    monkeypatch.setenv("REDIS_URL", "redis://gone")
+
+    def start(stack: Stack, **_: object) -> None:
+        found.extend((environment.read(), dict(stack.given)))
+        raise Interrupted
+
+    monkeypatch.setattr(Stack, "start", start)
+    call_command("demo", broker="postgresql", stdout=io.StringIO())
+    left, given = found
+    assert left == {"SECRET_KEY": "kept"}
+    assert "REDIS_URL" not in given
+
+
 def test_a_procfiles_variables_are_filled_in_and_stay_one_argument() -> None:
     line = Line("web", "serve --port $PORT '$NAME'")
     assert line.arguments({"PORT": "8000", "NAME": "night shift"}) == ["serve", "--port", "8000", "night shift"]

@@ -47,7 +47,10 @@ class Command(BaseCommand):
         try:
             with exclusively(VAR / "demo.lock") as leave_note:
                 leave_note("is starting in another terminal")
-                stack = Stack(VAR, environment.given(), self.say, broker)
+                given = environment.given()
+                # A killed demo could not, and this one's processes would read of its servers; `given` needs the file.
+                environment.forget_servers()
+                stack = Stack(VAR, given, self.say, broker)
                 self.run(stack, port, quiet, leave_note)
         except AlreadyRunning as other:
             raise CommandError(f"The demo {other}. Stop it there with Ctrl-C.") from other
