@@ -60,7 +60,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start and wait until it answers; the first time, make the data folder and the database."""
-        if not (self.data / "PG_VERSION").is_file():
+        if not self.data.is_dir():
             self._initialise()
         self.process = spawn(
             [self._program("postgres"), *self._arguments()],
@@ -123,16 +123,18 @@ class PostgresServer:
         return package / "pginstall" / "bin" / name
 
     def _initialise(self) -> None:
-        shutil.rmtree(self.data, ignore_errors=True)
+        """Beside the data folder, which is there only if it is whole: a killed initdb leaves what looks finished."""
+        draft = self.home / "data.new"
+        shutil.rmtree(draft, ignore_errors=True)
         password_file = self.home / "password"
         password_file.touch(mode=0o600)
         self.account.own(password_file)
         password_file.write_text(self.password)
         try:
-            result = subprocess.run(
+            process = spawn(
                 [
                     self._program("initdb"),
-                    f"--pgdata={self.data}",
+                    f"--pgdata={draft}",
                     f"--username={USER}",
                     f"--pwfile={password_file}",
                     "--auth=scram-sha-256",
@@ -143,17 +145,16 @@ class PostgresServer:
                     "--locale=C",  # of the system, of which initdb wants one, and macOS has no C.UTF-8
                     "--no-sync",
                 ],
+                log=self.log,
                 cwd=self.home,
-                capture_output=True,
-                text=True,
-                check=False,
-                **self.account.popen_options,
+                account=self.account,
             )
+            code = process.wait()
         finally:
             password_file.unlink()
-        if result.returncode:
-            shutil.rmtree(self.data, ignore_errors=True)
-            raise ServerError(f"PostgreSQL could not make its data folder: {result.stderr.strip()}")
+        if code:
+            raise ServerError(f"PostgreSQL could not make its data folder: {self._last_words()}")
+        draft.rename(self.data)
 
     def _arguments(self) -> list[str]:
         settings = {
@@ -181,9 +182,8 @@ class PostgresServer:
 
     def _last_words(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()
-        return next(
-            (line for line in reversed(lines) if "FATAL" in line or "ERROR" in line), lines[-1] if lines else ""
-        )
+        bad = ("FATAL", "ERROR", "error:")
+        return next((line for line in reversed(lines) if any(word in line for word in bad)), "".join(lines[-1:]))
 
     def _signal_all(self, number: int) -> None:
         for member in family_of(self.process.pid) if self.process else []:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -97,6 +98,39 @@ def test_postgres_says_why_it_did_not_start(tmp_path: Path) -> None:
         server = PostgresServer(tmp_path / "postgres", password="secret", port=taken.getsockname()[1])
         with pytest.raises(ServerError, match="could not create any TCP/IP sockets"):
             server.start()
+    server.remove()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere initdb goes on by itself")
+def test_a_first_start_that_was_killed_half_way_is_begun_again(tmp_path: Path) -> None:
+    server = PostgresServer(tmp_path / "postgres", password="secret", settings=FAST_AND_LOOSE)
+    script = textwrap.dedent(f"""
+        from pathlib import Path
+        from apps.local.postgres import PostgresServer
+        PostgresServer(Path({str(tmp_path)!r}, "postgres"), password="secret").start()
+    """)
+    first = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+    assert wait_for(lambda: any(server.home.glob("*/PG_VERSION")), 30)
+    initdb, *below = psutil.Process(first.pid).children(recursive=True)
+    for member in (initdb, *below):
+        member.suspend()
+    first.kill()
+    first.wait()
+    died = wait_for(lambda: not children.is_alive(initdb), 10)
+    for member in (initdb, *below):
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    server.start()
+    assert run(server, "SELECT 1") == [(1,)]
+    server.remove()
+    assert died
+
+
+def test_postgres_says_why_it_could_not_make_its_data_folder(tmp_path: Path) -> None:
+    server = PostgresServer(tmp_path / "postgres", password="")
+    with pytest.raises(ServerError, match=r"could not make its data folder: .*password"):
+        server.start()
+    assert not server.data.exists()
     server.remove()
 
 
