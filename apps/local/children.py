@@ -2,7 +2,7 @@
 
 On Linux the kernel signals a child when the thread that started it ends, however it ends. Elsewhere the pid file that
 each child leaves lets the next start find and stop it. A pid alone proves nothing, since numbers are used again, so
-the file holds the start time too.
+the file holds the start time too; and its folder, since the file in a copy of a checkout names the original's child.
 """
 
 import ctypes
@@ -76,18 +76,25 @@ def spawn(
 
 def remember(pid: int, pid_file: Path) -> None:
     with suppress(psutil.NoSuchProcess):
-        write_private(pid_file, json.dumps({"pid": pid, "started": psutil.Process(pid).create_time()}))
+        started = psutil.Process(pid).create_time()
+        write_private(pid_file, json.dumps({"pid": pid, "started": started, "folder": folder_of(pid_file)}))
 
 
 def remembered(pid_file: Path) -> psutil.Process | None:
-    """The process that the file speaks of, if it still runs and is that very process."""
+    """The process that the file speaks of, if it still runs, is that very process, and was started from here."""
     try:
         noted = json.loads(pid_file.read_text())
+        if noted["folder"] != folder_of(pid_file):
+            return None
         process = psutil.Process(noted["pid"])
         # The start time is computed from the clock at boot, which time synchronisation moves a little.
         return process if abs(process.create_time() - noted["started"]) < 2 else None
     except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
         return None
+
+
+def folder_of(pid_file: Path) -> str:
+    return str(pid_file.parent.resolve())
 
 
 def sweep(folder: Path, seconds: float = 5) -> list[str]:

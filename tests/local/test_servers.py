@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -217,3 +218,14 @@ def test_a_sweep_stops_what_an_earlier_run_left_and_nobody_else(tmp_path: Path) 
     stranger.kill()
     stranger.wait()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_sweep_of_a_copied_checkout_leaves_the_originals_processes_alone(tmp_path: Path) -> None:
+    process = subprocess.Popen(["sleep", "600"])
+    children.remember(process.pid, tmp_path / "original" / "web.pid")
+    copy = shutil.copytree(tmp_path / "original", tmp_path / "copy")
+    assert children.sweep(copy) == []
+    assert list(copy.iterdir()) == []
+    assert process.poll() is None
+    assert children.sweep(tmp_path / "original") == ["web"]
+    process.wait()
