@@ -44,6 +44,9 @@ class Account:
         wanted.parent.mkdir(parents=True, exist_ok=True)
         if not self.can_enter(wanted.parent):
             wanted = elsewhere(wanted)
+            # Whatever the umask of root, this account has to walk through.
+            ELSEWHERE.mkdir(parents=True, exist_ok=True)
+            ELSEWHERE.chmod(0o755)
         wanted.mkdir(parents=True, exist_ok=True)
         self.own(wanted)
         wanted.chmod(0o700)
@@ -51,7 +54,7 @@ class Account:
 
     def own(self, path: Path) -> None:
         if not self.is_me:
-            os.chown(path, self.uid, self.gid)
+            os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
     def reachable(self, package: Path, home: Path) -> Path:
         """The package's folder, or a copy of it in `home` with the libraries that its wheel keeps beside it."""
@@ -62,6 +65,9 @@ class Account:
             for folder in (package, package.with_name(f"{package.name}.libs")):
                 if folder.is_dir():
                     shutil.copytree(folder, copy.with_name(folder.name), symlinks=True, dirs_exist_ok=True)
+            # The modes are copied too, and may let nobody in but the owner.
+            for path in (copy.parent, *copy.parent.rglob("*")):
+                self.own(path)
             (copy / "complete").touch()
         return copy
 

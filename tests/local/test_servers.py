@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import psycopg
@@ -15,7 +16,7 @@ import pytest
 import redis
 
 from apps.jobs.broker import CLOCK
-from apps.local import children
+from apps.local import account, children
 from apps.local.places import ROOT
 from apps.local.ports import free_port
 from apps.local.postgres import FAST_AND_LOOSE, PostgresServer, ServerError
@@ -39,6 +40,13 @@ def valkey_server(tmp_path: Path) -> Iterator[ValkeyServer]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def closed_umask() -> Iterator[None]:
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
 
 
 def run(server: PostgresServer, statement: str) -> list[tuple[object, ...]]:
@@ -139,6 +147,23 @@ def test_postgres_says_why_it_could_not_make_its_data_folder(tmp_path: Path) -> 
 def test_postgres_of_root_runs_as_somebody_else(postgres: PostgresServer) -> None:
     assert postgres.process
     assert psutil.Process(postgres.process.pid).uids().real != 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is somebody else than the server")
+def test_whatever_the_umask_of_root_postgres_finds_its_folder_and_its_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed_umask: None
+) -> None:
+    program = tmp_path / "package" / "pginstall" / "bin" / "postgres"
+    program.parent.mkdir(parents=True)
+    program.touch(mode=0o700)
+    (program.parent / "dangling").symlink_to("nowhere")
+    with TemporaryDirectory() as open_folder:
+        Path(open_folder).chmod(0o755)
+        monkeypatch.setattr(account, "ELSEWHERE", Path(open_folder) / "nightshift")
+        somebody = account.server_account()
+        home = somebody.home(tmp_path / "postgres")
+        assert somebody.can_enter(home)
+        assert somebody.can_enter(somebody.reachable(tmp_path / "package", home) / "pginstall" / "bin" / "postgres")
 
 
 def test_valkey_keeps_its_data_through_a_restart(valkey_server: ValkeyServer) -> None:
