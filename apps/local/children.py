@@ -122,6 +122,12 @@ def kill_tree(process: psutil.Process, number: int = signal.SIGKILL, seconds: fl
         psutil.wait_procs(alive, timeout=seconds)
 
 
+def kill_orphans(process: subprocess.Popen[bytes]) -> None:
+    """What a child of `spawn` has left in its session. At once after its death: later its number may be another's."""
+    with suppress(ProcessLookupError, PermissionError):  # macOS denies to signal a group of zombies
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def family_of(pid: int) -> list[psutil.Process]:
     """The process and all below it, or nothing if it is gone."""
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from apps.local.children import is_alive, kill_tree, spawn
+from apps.local.children import is_alive, kill_orphans, kill_tree, spawn
 from apps.local.places import ROOT
 from apps.local.procfile import Line
 from apps.local.waiting import wait_for
@@ -98,6 +98,8 @@ class Supervisor:
         now = time.monotonic()
         for running in self.running.values():
             if running.process and running.process.poll() is not None:
+                # A pool at work would go on beside the new one's, and outlive a stop.
+                kill_orphans(running.process)
                 self._note_crash(running, running.process.returncode, now)
             elif running.process is None and now >= running.due:
                 self._launch(running)
@@ -146,10 +148,14 @@ class Supervisor:
             self._finish(running)
 
     def _ask_to_stop(self, running: Running) -> None:
-        if running.process and running.is_up:
+        if running.process is None:
+            return
+        if running.is_up:
             main = psutil.Process(running.process.pid)
             running.family = [main, *main.children(recursive=True)]
             running.process.terminate()
+        else:
+            kill_orphans(running.process)
 
     def _finish(self, running: Running) -> None:
         name = running.line.name

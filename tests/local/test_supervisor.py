@@ -85,18 +85,23 @@ def test_a_second_request_to_stop_cuts_the_grace_short(play: Play) -> None:
     assert play.said == ["worker killed"]
 
 
-def test_a_process_that_crashes_is_started_again_after_a_pause(play: Play) -> None:
+def test_a_process_that_crashes_is_started_again_after_a_pause_without_its_orphans(play: Play) -> None:
     play.start(play.line("relay"))
-    process = play.supervisor.running["relay"].process
-    assert process
-    orphans = psutil.Process(process.pid).children()
-    process.kill()
-    process.wait()
-    for orphan in orphans:
-        orphan.kill()
+    main, child = play.processes()
+    main.kill()
     assert wait_for(play.started_twice, 20)
     assert play.said[0].startswith("relay was killed by SIGKILL; starting it again in 1 s")
     assert play.said[1] == "relay started again"
+    assert not is_alive(child)
+
+
+def test_a_process_that_crashed_just_before_the_stop_leaves_no_child(play: Play) -> None:
+    play.start(play.line("worker"))
+    main, child = play.processes()
+    main.kill()
+    assert wait_for(lambda: not is_alive(main), 10)
+    play.supervisor.stop()
+    assert wait_for(lambda: not is_alive(child), 10)
 
 
 def test_the_pause_doubles_up_to_half_a_minute() -> None:
