@@ -15,6 +15,8 @@ POSTGRES_PORT, VALKEY_PORT, RABBITMQ_PORT = 54320, 63790, 56720
 # "sqs" is the pretended one, which the demo runs anyway.
 BROKERS = ("redis", "rabbitmq", "postgresql", "sqs")
 
+Server = PostgresServer | ValkeyServer | RabbitMQServer
+
 
 class Servers:
     """A server that `given` (a person's own environment) names already is used, and none is started in its place."""
@@ -23,13 +25,13 @@ class Servers:
         self.folder = folder
         self.given = given
         self.broker = broker
-        self.started: list[PostgresServer | ValkeyServer | RabbitMQServer] = []
+        self.started: dict[str, Server] = {}
 
     def start(self) -> dict[str, str]:
         """Return the addresses of what was started, under the names of the settings."""
         addresses = {}
         if not self.given.get("DATABASE_URL"):
-            addresses["DATABASE_URL"] = self._start(self._postgres())
+            addresses["DATABASE_URL"] = self._start("postgres", self._postgres())
         if not self.given.get("CELERY_BROKER_URL"):
             addresses.update(self._start_broker())
         return addresses
@@ -38,22 +40,22 @@ class Servers:
         """Redis only as the broker: without it, PostgreSQL counts and locks."""
         match self.broker:
             case "rabbitmq":
-                return {"CELERY_BROKER_URL": self._start(self._rabbitmq())}
+                return {"CELERY_BROKER_URL": self._start("rabbitmq", self._rabbitmq())}
             case "postgresql":
                 return {"CELERY_BROKER_URL": "pgmq://"}
             case "sqs":
                 return {"CELERY_BROKER_URL": "sqs://"}
             case _:
-                url = self.given.get("REDIS_URL") or self._start(self._valkey())
+                url = self.given.get("REDIS_URL") or self._start("valkey", self._valkey())
                 return {"REDIS_URL": url, "CELERY_BROKER_URL": url}
 
     def stop(self) -> None:
-        for server in self.started:
+        for server in self.started.values():
             server.stop()
         self.started.clear()
 
-    def _start(self, server: PostgresServer | ValkeyServer | RabbitMQServer) -> str:
-        self.started.append(server)
+    def _start(self, name: str, server: Server) -> str:
+        self.started[name] = server
         server.start()
         return server.url()
 

@@ -8,15 +8,17 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
 
 from apps.local import procfile
-from apps.local.children import spawn, sweep
+from apps.local.children import kill_orphans, spawn, sweep
 from apps.local.places import ROOT, kept_secret, private_folder
 from apps.local.ports import free_ports
-from apps.local.servers import Servers
+from apps.local.postgres import ServerError
+from apps.local.servers import Server, Servers
 from apps.local.supervisor import Supervisor, ending_of
 from apps.local.waiting import wait_for
 from config.broker import broker_of
@@ -81,7 +83,13 @@ class Stack:
         return [line for line in lines if line.name != "flower"]
 
     def watch(self) -> None:
-        self.supervisor.watch()
+        """Start again what dies, until somebody asks to stop."""
+        while not self.supervisor.stop_requests:
+            for name, server in self.servers.started.items():
+                if not server.is_running:
+                    self._start_again(name, server)
+            self.supervisor.restart_crashed()
+            time.sleep(0.2)
 
     def stop(self) -> None:
         """Everything in its order, the servers last. The second time there is nothing left to do."""
@@ -156,7 +164,16 @@ class Stack:
         with psycopg.connect(self.environment["DATABASE_URL"]) as connection:
             return connection.execute(query, [moment]).fetchone() is not None
 
-    def _wait(self, name: str, condition: Callable[[], bool]) -> None:
+    def _start_again(self, name: str, server: Server) -> None:
+        """More than one try: a PostgreSQL that was killed leaves sessions, which hold its memory for a moment."""
+        self.say(name, f"died; starting it again (see {server.log})")
+        if server.process:
+            kill_orphans(server.process)
+        server.kill9()
+        self._wait(name, lambda: starts(server), server.log)
+        self.say(name, "started again")
+
+    def _wait(self, name: str, condition: Callable[[], bool], log: Path | None = None) -> None:
         """Wait for a part to come up, restarting what crashes meanwhile."""
 
         def settled() -> bool:
@@ -167,7 +184,13 @@ class Stack:
         if self.supervisor.stop_requests:
             raise Interrupted
         if not arrived:
-            raise StartFailed(f"{name} did not come up in {PATIENCE} s (see {self.supervisor.log(name)})")
+            raise StartFailed(f"{name} did not come up in {PATIENCE} s (see {log or self.supervisor.log(name)})")
+
+
+def starts(server: Server) -> bool:
+    with suppress(ServerError):
+        server.start()
+    return server.is_running
 
 
 def last_line(log: Path) -> str:

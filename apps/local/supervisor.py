@@ -88,12 +88,6 @@ class Supervisor:
         for number in numbers:
             signal.signal(number, self._request_stop)
 
-    def watch(self) -> None:
-        """Restart what crashes, until somebody asks to stop."""
-        while not self.stop_requests:
-            self.restart_crashed()
-            time.sleep(0.2)
-
     def restart_crashed(self) -> None:
         now = time.monotonic()
         for running in self.running.values():

@@ -21,6 +21,7 @@ from apps.local.places import ROOT
 from apps.local.ports import free_port
 from apps.local.postgres import FAST_AND_LOOSE, PostgresServer, ServerError
 from apps.local.servers import Servers
+from apps.local.stack import Stack
 from apps.local.valkey import ValkeyServer
 from apps.local.waiting import wait_for
 
@@ -199,7 +200,7 @@ def test_servers_that_a_person_names_are_not_started_again(tmp_path: Path) -> No
     given = {"DATABASE_URL": "postgres://elsewhere/shop", "REDIS_URL": "redis://elsewhere"}
     servers = Servers(tmp_path, given)
     assert servers.start() == {"REDIS_URL": "redis://elsewhere", "CELERY_BROKER_URL": "redis://elsewhere"}
-    assert servers.started == []
+    assert servers.started == {}
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_servers_that_a_person_names_are_not_started_again(tmp_path: Path) -> No
 def test_with_another_broker_there_is_no_redis(tmp_path: Path, broker: str, given: dict[str, str]) -> None:
     servers = Servers(tmp_path, {"DATABASE_URL": "postgres://elsewhere/shop", **given}, broker)
     assert "REDIS_URL" not in servers.start()
-    assert servers.started == []
+    assert servers.started == {}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the next start sweeps")
@@ -228,6 +229,31 @@ def test_servers_die_with_the_process_that_started_them(tmp_path: Path) -> None:
     parent.kill()
     parent.wait()
     assert wait_for(lambda: not any(children.is_alive(member) for member in family), 20)
+
+
+def test_a_server_of_the_demo_that_dies_is_started_again_where_it_was(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def say(name: str, what: str) -> None:
+        said.append(f"{name} {what.partition(' (')[0]}")
+        stack.supervisor.stop_requests = len(said) // 4
+
+    stack = Stack(tmp_path, {}, say)
+    addresses = stack.servers.start()
+    try:
+        for server in stack.servers.started.values():
+            assert server.process
+            server.process.kill()
+            server.process.wait()
+        stack.watch()
+        with psycopg.connect(addresses["DATABASE_URL"]) as database:
+            assert database.execute("SELECT 1").fetchone() == (1,)
+        assert redis.Redis.from_url(addresses["REDIS_URL"]).ping()
+    finally:
+        stack.stop()
+    assert said == [
+        f"{name} {what}" for name in ("postgres", "valkey") for what in ("died; starting it again", "started again")
+    ]
 
 
 def test_a_sweep_stops_what_an_earlier_run_left_and_nobody_else(tmp_path: Path) -> None:

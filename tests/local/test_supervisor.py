@@ -128,12 +128,13 @@ def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     script = textwrap.dedent(f"""
         import os
+        import signal
         from pathlib import Path
         from apps.local.procfile import Line
         from apps.local.supervisor import Supervisor
         supervisor = Supervisor(os.environ, Path({str(tmp_path)!r}), print)
         supervisor.start([Line(name, "python {OBEDIENT} " + name + " {notes}") for name in ("web", "relay")])
-        supervisor.watch()
+        signal.pause()
     """)
     notes.touch()
     supervisor = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
