@@ -22,6 +22,8 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     from apps.local import bootstrap, laptop
 
+    if laptop.writes(sys.argv[1:]):
+        bootstrap.require_writable()
     bootstrap.ensure()
     if laptop.is_local(sys.argv[1:]):
         laptop.prepare(sys.argv[1:])

@@ -51,6 +51,15 @@ def ensure() -> None:
     os.execv(PYTHON, [str(PYTHON), *sys.argv])
 
 
+def require_writable() -> None:
+    """Exit with one sentence, before anything starts, where root has left its files or nobody may write."""
+    var = ROOT / "var"
+    for path in (var if var.exists() else ROOT, *var.glob("*")):
+        if not os.access(path, os.W_OK):
+            remedy = f"Make it yours (sudo chown -R $(id -u) {var}), or work in a checkout of your own."
+            sys.exit(f"nightshift: {path} cannot be written. {remedy}")
+
+
 def is_ready() -> bool:
     """Somebody's own environment is taken as it is; ours has to fit the lock file."""
     ours = Path(sys.prefix) == VENV and STAMP.exists()

@@ -14,6 +14,9 @@ COMMANDS = {"bench", "brokers", "catalogue", "chaos", "demo", "help", "simulate"
 # These bring their own servers, and meet none that a file names for a person's work: the tests empty their Redis.
 WITHOUT_FILES = {"bench", "brokers", "chaos", "test"}
 
+# These keep locks, logs and data in var/.
+WRITING = {"bench", "brokers", "chaos", "demo", "test", "tour"}
+
 LOOPBACK = ("127.0.0.1", "localhost")
 
 # Nothing ends TLS in front of the demo's pages, and its own processes ask for 127.0.0.1. A `.env` may say what holds
@@ -34,6 +37,10 @@ SETTINGS, SETTINGS_OF_CHAOS = "config.settings", "apps.local.chaos.settings"
 def is_local(arguments: Sequence[str]) -> bool:
     """`check` by itself reads the code; with an argument, as in `check --deploy`, it asks about this very server."""
     return COMMANDS.issuperset(arguments[:1]) or list(arguments) == ["check"]
+
+
+def writes(arguments: Sequence[str]) -> bool:
+    return bool(WRITING.intersection(arguments[:1]))
 
 
 def prepare(arguments: Sequence[str]) -> None:

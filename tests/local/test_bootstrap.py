@@ -141,6 +141,21 @@ def test_a_full_disk_or_one_that_cannot_be_written_is_said_in_one_sentence(
         bootstrap.ensure()
 
 
+@pytest.mark.parametrize("closed", ["", "var", "var/demo.lock"])
+def test_a_folder_that_is_somebody_elses_is_said_in_one_sentence_before_anything_starts(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    bootstrap.require_writable()
+    if closed:
+        (checkout / "var").mkdir()
+        (checkout / "var" / "demo.lock").touch()
+    bootstrap.require_writable()
+    # Root may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, _: path != checkout / closed)
+    with pytest.raises(SystemExit, match=rf"^nightshift: {checkout / closed} cannot be written\. Make it yours \(sudo"):
+        bootstrap.require_writable()
+
+
 def test_a_machine_without_pip_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(installer, "find_spec", {}.get)
     with pytest.raises(installer.InstallationFailed, match=r"sudo apt install python3\.\d+-venv"):
