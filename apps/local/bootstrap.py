@@ -84,10 +84,14 @@ def is_current() -> bool:
 
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Two commands typed at once must not install into each other; the lock goes away with its process."""
+    """Two commands typed at once must not install into each other.
+
+    The installer's processes inherit the lock, since they may go on when this one is killed: it goes with the last.
+    """
     folder = ROOT / "var"
     folder.mkdir(exist_ok=True)
     with (folder / "install.lock").open("w") as file:
+        os.set_inheritable(file.fileno(), True)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -120,7 +124,9 @@ def make_environment() -> None:
     base = Path(sys._base_executable)  # type: ignore[attr-defined]  # noqa: SLF001 - no public name
     if VENV.exists():
         shutil.rmtree(VENV)
-    made = subprocess.run([base, "-m", "venv", "--without-pip", VENV], capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        [base, "-m", "venv", "--without-pip", VENV], capture_output=True, text=True, check=False, close_fds=False
+    )
     if made.returncode:
         said = (made.stderr or made.stdout).strip().rpartition("\n")[2]
         raise installer.InstallationFailed(f"{base} cannot make an environment with `-m venv`. It says: {said}")

@@ -1,6 +1,7 @@
 """Install a hashed lock file into an environment: with progress while it runs, and one sentence when it fails.
 
-pip fetches uv, and uv the rest, in 15 s where pip alone takes a minute. Standard library only, like its caller.
+pip fetches uv, and uv the rest, in 15 s where pip alone takes a minute. Standard library only, like its caller, whose
+lock each process inherits (`close_fds=False`).
 """
 
 import os
@@ -92,7 +93,7 @@ def find_pip(python: Path, log: Path) -> list[str | Path]:
         return [sys.executable, "-m", "pip", "--python", python]
     if find_spec("ensurepip"):
         with log.open("a") as output:
-            subprocess.run([python, "-m", "ensurepip"], stdout=output, stderr=output, check=False)
+            subprocess.run([python, "-m", "ensurepip"], stdout=output, stderr=output, check=False, close_fds=False)
         return [python, "-m", "pip"]
     version = "{}.{}".format(*sys.version_info)
     raise InstallationFailed(
@@ -111,7 +112,9 @@ def follow(command: Sequence[str | Path], log: Path, total: int, env: Mapping[st
     progress = Progress(total)
     with (
         log.open("a") as record,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as process,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, close_fds=False
+        ) as process,
     ):
         reader = Thread(target=progress.read, args=(process.stdout, record), daemon=True)
         reader.start()

@@ -1,15 +1,19 @@
 import errno
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from importlib import metadata
 from pathlib import Path
 
+import psutil
 import pytest
 
 from apps.local import bootstrap, installer
 from apps.local.places import ROOT
+from apps.local.waiting import wait_for
 
 # What pip and uv really print, shortened.
 OUTPUTS = {
@@ -116,6 +120,28 @@ def test_an_installation_that_failed_is_done_again(checkout: Path, monkeypatch: 
     with pytest.raises(Restarted):
         bootstrap.ensure()
     assert bootstrap.is_current()
+
+
+def test_nobody_installs_beside_an_installer_whose_command_was_killed(tmp_path: Path) -> None:
+    script = textwrap.dedent(f"""
+        from pathlib import Path
+        from apps.local import bootstrap, installer
+        bootstrap.ROOT = Path({str(tmp_path)!r})
+        with bootstrap.one_at_a_time():
+            installer.follow(["sleep", "600"], bootstrap.ROOT / "install.log", 1)
+    """)
+    command = psutil.Popen([sys.executable, "-c", script], cwd=ROOT)
+    assert wait_for(lambda: bool(command.children()), 20)
+    [installing] = command.children()
+    command.kill()
+    command.wait()
+    with (tmp_path / "var" / "install.lock").open() as lock:
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            installing.kill()
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def test_a_python_that_makes_no_environment_is_said_in_one_sentence(
