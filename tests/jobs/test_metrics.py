@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.test import Client
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
@@ -144,17 +144,26 @@ def test_dead_letters_are_counted_open_and_by_kind(bench: Bench) -> None:
     assert value("nightshift_dead_letters_recent", kind="crashed") == 0
 
 
-def test_a_transaction_that_somebody_left_open_is_shown() -> None:
+def test_a_transaction_that_somebody_left_open_after_a_write_is_shown() -> None:
     from tests.jobs.sessions import Session
+
+    def oldest_snapshot() -> float | None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_stat_clear_snapshot()")  # PostgreSQL looks once in a transaction, as a test is
+        return value("nightshift_oldest_snapshot_seconds")
 
     forgotten = Session()
     forgotten.begin()
-    with forgotten.current():
-        Job.objects.count()
     try:
-        assert (value("nightshift_oldest_snapshot_seconds") or 0) > 0
+        with forgotten.current():
+            Job.objects.count()
+        assert oldest_snapshot() == 0, "it has only read, and nothing waits for it"
+        with forgotten.current():
+            Job.objects.create(task="tasks.lab_add", queue="default")
+        assert (oldest_snapshot() or 0) > 0
     finally:
         forgotten.close()
+    assert oldest_snapshot() == 0
 
 
 def test_the_brokers_memory_is_what_a_relay_saw() -> None:

@@ -21,9 +21,14 @@ REMEMBERED = timedelta(minutes=10)
 # For what is counted by its age: longer than a few scrapes are apart, and shorter than an alert's memory.
 LATELY = timedelta(minutes=15)
 
+# Of those that vacuum has to wait for. Between two statements an ordinary transaction has no snapshot, but once it has
+# written it has an id; one that has only read holds nothing up. A parallel worker's is its leader's, which is counted,
+# and autovacuum, which takes hours over a large table, waits for nobody of its own kind.
 OLDEST_SNAPSHOT = """
     SELECT max(extract(epoch FROM clock_timestamp() - xact_start))::float
-    FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND datname = current_database()
+    FROM pg_stat_activity
+    WHERE (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
+      AND backend_type = 'client backend' AND datname = current_database() AND pid <> pg_backend_pid()
 """
 
 
