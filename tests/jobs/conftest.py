@@ -33,6 +33,15 @@ def nothing_counted_yet() -> None:
     backpressure._counted.clear()
 
 
+@pytest.fixture(params=[-60, 60], ids=["slow", "fast"])
+def wrong_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This host's is a minute off; PostgreSQL's is right."""
+    from django.utils import timezone
+
+    right = timezone.now
+    monkeypatch.setattr(timezone, "now", lambda: right() + timedelta(seconds=request.param))
+
+
 @pytest.fixture
 def no_grace_after_a_restart(settings: "Settings") -> None:
     """The rescue waits for a lease's time after PostgreSQL was started, which may have been a moment ago."""

@@ -16,6 +16,7 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Group, Permission, User
 from django.contrib.messages import get_messages
 from django.db import connection
+from django.db.models.functions import Now
 from django.http import HttpResponse
 from django.test import AsyncClient, Client
 from django.test.utils import CaptureQueriesContext
@@ -683,13 +684,14 @@ def test_a_pause_has_the_end_that_was_typed(admin: Client) -> None:
     assert f'value="{end:%Y-%m-%dT%H:%M}"' in change
 
 
+@pytest.mark.usefixtures("wrong_clock")
 def test_a_worker_is_up_stopped_or_gone(admin: Client) -> None:
-    now = timezone.now()
-    for name, fields in (
+    workers: tuple[tuple[str, dict[str, Any]], ...] = (
         ("up@host", {}),
-        ("stopped@host", {"stopped_at": now}),
-        ("gone@host", {"heartbeat_at": now - timedelta(hours=1)}),
-    ):
+        ("stopped@host", {"stopped_at": Now()}),
+        ("gone@host", {"heartbeat_at": Now() - timedelta(seconds=31)}),
+    )
+    for name, fields in workers:
         Worker.objects.create(name=name, pid=1, pool="prefork", size=4, busy=1, queues=["high"], **fields)
     content = admin.get(reverse("admin:jobs_worker_changelist")).content.decode()
     for state in ("up", "stopped", "gone"):

@@ -8,6 +8,7 @@ import pytest
 from django.conf import settings
 from django.contrib.auth.models import Permission, User
 from django.db import connection
+from django.db.models.functions import Now
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -126,6 +127,14 @@ def test_a_queue_shows_its_rates_its_workers_and_its_pause() -> None:
     assert (high.per_minute, high.tally.failure_rate, high.busy, high.size) == (9 / 5, 0.1, 1, 4)
     assert (high.is_late, high.paused, high.is_served) == (True, True, True)
     assert (default.is_late, default.paused, default.is_served) == (False, False, False)
+
+
+@pytest.mark.usefixtures("wrong_clock")
+def test_a_wrong_clock_here_neither_loses_a_worker_nor_keeps_a_dead_one() -> None:
+    for name, silent_for in (("fresh@here", 1), ("dead@here", 31)):
+        at = Now() - timedelta(seconds=silent_for)
+        Worker.objects.create(name=name, pid=1, queues=["high"], heartbeat_at=at)
+    assert levels().workers == 1
 
 
 def test_the_relay_lags_when_a_due_job_of_an_open_queue_was_not_handed_on() -> None:

@@ -5,8 +5,8 @@ import pytest
 from django.core.cache import cache
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
+from django.db.models.functions import Now
 from django.test import Client
-from django.utils import timezone
 
 from apps.jobs import queues
 from apps.jobs.health.heartbeats import Heart
@@ -16,12 +16,11 @@ from tests.nobody import NOBODY
 
 pytestmark = pytest.mark.django_db
 
-NOW = timezone.now()
 ALL = ["default", "high", "io", "low"]
 
 
 def ago(seconds: float) -> Any:
-    return timezone.now() - timedelta(seconds=seconds)
+    return Now() - timedelta(seconds=seconds)
 
 
 def worker(**fields: Any) -> Worker:
@@ -168,6 +167,23 @@ class TestRelayAndBeat:
         settings.JOBS_HEARTBEAT_FILE = str(tmp_path / "alive")
         Heart(Heartbeat.Process.RELAY).beat()
         assert (tmp_path / "alive").exists()
+
+
+@pytest.mark.usefixtures("relay_and_beat", "wrong_clock")
+class TestWithAWrongClockHere:
+    def test_nobody_is_called_silent_dead_or_deaf_too_soon(self) -> None:
+        worker(started_at=ago(5), consuming=[])
+        assert found() == []
+
+    def test_who_is_gone_is_missed_in_time(self) -> None:
+        worker(heartbeat_at=ago(31))
+        Heartbeat.objects.update(heartbeat_at=ago(31))
+        missed = [("no_worker", queue) for queue in ALL]
+        assert found() == [*missed, ("beat_silent", "beat"), ("relay_silent", "relay")]
+
+    def test_a_deaf_worker_is_named(self) -> None:
+        worker(consuming=[], started_at=ago(25))
+        assert found() == [("not_consuming", "worker@here")]
 
 
 class TestAnswers:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from django.db import OperationalError, connection
+from django.db.models.functions import Now
 from django.test import Client
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
@@ -123,6 +124,16 @@ def test_workers_are_up_and_then_down_and_then_forgotten() -> None:
     assert value("celery_active_worker_count", queue_name="low") == 0
     assert value("celery_worker_tasks_active", hostname="fresh@here") == 2
     assert value("nightshift_worker_size", hostname="fresh@here") == 4
+
+
+@pytest.mark.usefixtures("wrong_clock")
+def test_a_wrong_clock_here_ages_nobody() -> None:
+    for name, silent_for in (("fresh@here", 1), ("dead@here", 31)):
+        at = Now() - timedelta(seconds=silent_for)
+        Worker.objects.create(name=name, pid=1, queues=["default"], heartbeat_at=at)
+    Heart(Heartbeat.Process.BEAT).beat()
+    assert [value("celery_worker_up", hostname=name) for name in ("fresh@here", "dead@here")] == [1, 0]
+    assert 0 <= (value("nightshift_heartbeat_age_seconds", process="beat") or 0) < 30
 
 
 def test_the_reasons_of_the_health_page_are_shown() -> None:

@@ -4,9 +4,9 @@ from django.conf import settings
 from django.contrib import admin
 from django.contrib.humanize.templatetags.humanize import naturaltime
 from django.db.models import F, Q, QuerySet
+from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.html import format_html_join
 
 from apps.jobs.admin.records import NOTHING, RecordAdmin, exact, shortened, state_badge
@@ -14,7 +14,7 @@ from apps.jobs.models import Job, Worker
 
 
 def up() -> Q:
-    return Q(stopped_at=None, heartbeat_at__gt=timezone.now() - settings.JOBS_LEASE)
+    return Q(stopped_at=None, heartbeat_at__gt=Now() - settings.JOBS_LEASE)
 
 
 class UpFilter(admin.SimpleListFilter):
@@ -48,15 +48,19 @@ class WorkerAdmin(RecordAdmin):
         "runs",
     )
 
+    def get_queryset(self, request: HttpRequest) -> "QuerySet[Worker]":
+        workers: QuerySet[Worker] = super().get_queryset(request)
+        return workers.annotate(is_up=up())
+
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         return super().changelist_view(request, {"flower": settings.FLOWER_URL, **(extra_context or {})})
 
     @admin.display(description="state")
-    def badge(self, worker: Worker) -> str:
+    def badge(self, worker: Any) -> str:
         """Gone: it did not say that it stops, and its heart has not beaten for a lease's time."""
         if worker.stopped_at is not None:
             return state_badge("stopped")
-        return state_badge("up" if worker.heartbeat_at > timezone.now() - settings.JOBS_LEASE else "gone")
+        return state_badge("up" if worker.is_up else "gone")
 
     @admin.display(description="busy")
     def busy_of_size(self, worker: Worker) -> str:

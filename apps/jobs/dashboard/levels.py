@@ -5,10 +5,11 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db.models import Max
-from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
 
+from apps.jobs.clock import database_now
 from apps.jobs.dashboard.tallies import Tally, tallies_by
+from apps.jobs.health.pulling import live_workers
 from apps.jobs.health.reasons import Reason
 from apps.jobs.health.working import troubles
 from apps.jobs.metrics.lag import relay_lag
@@ -93,8 +94,8 @@ class Levels:
 
 
 def levels() -> Levels:
-    now = timezone.now()
-    workers = alive(now)
+    now = database_now()
+    workers = live_workers()
     paused = set(QueuePause.objects.exclude(until__lte=now).values_list("queue", flat=True))
     return Levels(
         queues=_queues(now, workers, paused),
@@ -106,10 +107,6 @@ def levels() -> Levels:
         beat_age=_beat_age(now),
         troubles=troubles(now),
     )
-
-
-def alive(now: datetime) -> list[Worker]:
-    return list(Worker.objects.filter(stopped_at=None, heartbeat_at__gt=now - settings.JOBS_LEASE))
 
 
 def _queues(now: datetime, workers: list[Worker], paused: set[str]) -> list[QueueLevel]:

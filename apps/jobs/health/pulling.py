@@ -1,18 +1,16 @@
 """Workers that take their jobs straight from the ledger (`manage.py work`) need no relay, and no broker."""
 
 from collections.abc import Collection
-from datetime import datetime
 
 from django.conf import settings
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from apps.jobs.models import Worker
 from apps.jobs.pull import POOL
 
 
-def live_workers(now: datetime | None = None) -> list[Worker]:
-    since = (now or timezone.now()) - settings.JOBS_LEASE
-    return list(Worker.objects.filter(stopped_at=None, heartbeat_at__gt=since))
+def live_workers() -> list[Worker]:
+    return list(Worker.objects.filter(stopped_at=None, heartbeat_at__gt=Now() - settings.JOBS_LEASE))
 
 
 def all_pull(workers: Collection[Worker]) -> bool:

@@ -15,8 +15,8 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import connection
-from django.utils import timezone
 
+from apps.jobs.clock import database_now
 from apps.jobs.health import pulling
 from apps.jobs.health.reasons import Reason
 from apps.jobs.ledger import PAUSED
@@ -32,8 +32,9 @@ NAMED = 5
 
 
 def troubles(now: datetime | None = None) -> list[Reason]:
-    now = now or timezone.now()
-    workers = pulling.live_workers(now)
+    """`now` by PostgreSQL's clock."""
+    now = now or database_now()
+    workers = pulling.live_workers()
     backlogs = _backlogs()
     return [
         *_unread_queues(workers),

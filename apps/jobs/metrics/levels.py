@@ -1,16 +1,16 @@
 """How things stand at this moment, as gauges for /metrics: queues, workers, relay and beat, letters, servers."""
 
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
 from django.db import connection
 from django.db.models import Count, Max
-from django.utils import timezone
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from apps.jobs import queues
+from apps.jobs.clock import database_now
 from apps.jobs.health.working import troubles
 from apps.jobs.ledger import PAUSED
 from apps.jobs.metrics.lag import relay_lag
@@ -33,12 +33,13 @@ OLDEST_SNAPSHOT = """
 
 
 def all_levels() -> Iterator[Metric]:
+    now = database_now()
     yield from _queues()
     yield from _promises()
-    yield from _workers()
-    yield from _troubles()
-    yield from _heartbeats()
-    yield from _dead_letters()
+    yield from _workers(now)
+    yield from _troubles(now)
+    yield from _heartbeats(now)
+    yield from _dead_letters(now)
     yield from _servers()
 
 
@@ -74,8 +75,7 @@ def _promises() -> Iterator[Metric]:
     yield gauge("nightshift_queue_paused", "1 while an operator has paused the queue.", ["queue_name"], closed)
 
 
-def _workers() -> Iterator[Metric]:
-    now = timezone.now()
+def _workers(now: datetime) -> Iterator[Metric]:
     workers = list(Worker.objects.filter(stopped_at=None, heartbeat_at__gt=now - REMEMBERED))
     up = [worker for worker in workers if worker.heartbeat_at > now - settings.JOBS_LEASE]
     # Two runs of one name: the one that lives counts.
@@ -89,16 +89,16 @@ def _workers() -> Iterator[Metric]:
     yield gauge("nightshift_worker_size", "Jobs that it can run at once.", ["hostname"], size)
 
 
-def _troubles() -> Iterator[Metric]:
-    found = {(reason.what, reason.about): 1.0 for reason in troubles()}
+def _troubles(now: datetime) -> Iterator[Metric]:
+    found = {(reason.what, reason.about): 1.0 for reason in troubles(now)}
     yield gauge("nightshift_trouble", "1 for each reason of /health/workers.", ["what", "about"], found)
 
 
-def _heartbeats() -> Iterator[Metric]:
-    now = timezone.now()
+def _heartbeats(now: datetime) -> Iterator[Metric]:
     last = dict(Heartbeat.objects.values_list("process").annotate(Max("heartbeat_at")))
+    # One may have beaten since this scrape began.
     ages = {
-        (process.value,): (now - last[process]).total_seconds() if process in last else float("inf")
+        (process.value,): max(0.0, (now - last[process]).total_seconds()) if process in last else float("inf")
         for process in Heartbeat.Process
     }
     yield gauge("nightshift_heartbeat_age_seconds", "Since any of these processes was heard from.", ["process"], ages)
@@ -110,10 +110,10 @@ def _heartbeats() -> Iterator[Metric]:
     )
 
 
-def _dead_letters() -> Iterator[Metric]:
+def _dead_letters(now: datetime) -> Iterator[Metric]:
     is_open = DeadLetter.objects.filter(state=DeadLetter.State.OPEN)
     yield gauge("nightshift_dead_letters_open", "Dead letters that nobody has settled.", [], {(): is_open.count()})
-    lately = DeadLetter.objects.filter(created_at__gt=timezone.now() - LATELY)
+    lately = DeadLetter.objects.filter(created_at__gt=now - LATELY)
     kinds = dict.fromkeys(DeadLetter.Kind.values, 0) | dict(lately.values_list("kind").annotate(Count("pk")))
     recent = {(kind,): float(number) for kind, number in kinds.items()}
     yield gauge("nightshift_dead_letters_recent", "Dead letters of the last 15 minutes.", ["kind"], recent)
