@@ -185,6 +185,15 @@ def test_the_brokers_memory_is_what_a_relay_saw() -> None:
     assert value("nightshift_broker_memory_limit_bytes") == float("inf")
 
 
+def test_what_a_relay_saw_that_is_gone_is_not_shown() -> None:
+    relay = Heart(Heartbeat.Process.RELAY)
+    relay.seen = {"memory_used": 5_000, "memory_allowed": 5_000}
+    relay.beat()
+    Heartbeat.objects.update(heartbeat_at=Now() - timedelta(seconds=31))
+    assert value("nightshift_broker_memory_bytes") is None
+    assert value("nightshift_broker_memory_limit_bytes") is None
+
+
 def test_a_relay_looks_at_the_brokers_memory(valkey: Any) -> None:
     from celery import current_app
 

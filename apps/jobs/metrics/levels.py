@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from apps.jobs import queues
 from apps.jobs.clock import database_now
-from apps.jobs.health.working import troubles
+from apps.jobs.health.working import SILENT, troubles
 from apps.jobs.ledger import PAUSED
 from apps.jobs.metrics.lag import relay_lag
 from apps.jobs.models import DeadLetter, Heartbeat, Worker
@@ -40,7 +40,7 @@ def all_levels() -> Iterator[Metric]:
     yield from _troubles(now)
     yield from _heartbeats(now)
     yield from _dead_letters(now)
-    yield from _servers()
+    yield from _servers(now)
 
 
 def gauge(name: str, said: str, labels: list[str], values: Mapping[Any, float]) -> Metric:
@@ -119,14 +119,16 @@ def _dead_letters(now: datetime) -> Iterator[Metric]:
     yield gauge("nightshift_dead_letters_recent", "Dead letters of the last 15 minutes.", ["kind"], recent)
 
 
-def _servers() -> Iterator[Metric]:
+def _servers(now: datetime) -> Iterator[Metric]:
     yield gauge(
         "nightshift_oldest_snapshot_seconds",
         "Age of the oldest transaction, which keeps PostgreSQL from clearing up behind the ledger.",
         [],
         {(): _number(OLDEST_SNAPSHOT)},
     )
-    relay = Heartbeat.objects.filter(process=Heartbeat.Process.RELAY).order_by("-heartbeat_at").first()
+    # What a relay saw that is gone since, nobody knows any more.
+    relays = Heartbeat.objects.filter(process=Heartbeat.Process.RELAY, heartbeat_at__gt=now - SILENT)
+    relay = relays.order_by("-heartbeat_at").first()
     seen = relay.seen if relay else {}
     if "memory_used" in seen:
         yield gauge("nightshift_broker_memory_bytes", "Used by the broker.", [], {(): seen["memory_used"]})
