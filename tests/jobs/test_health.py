@@ -11,6 +11,7 @@ from django.test import Client
 from apps.jobs import queues
 from apps.jobs.health.heartbeats import Heart
 from apps.jobs.health.working import troubles
+from apps.jobs.metrics.lag import relay_lag
 from apps.jobs.models import Heartbeat, Job, Worker
 from tests.nobody import NOBODY
 
@@ -149,6 +150,22 @@ class TestRelayAndBeat:
         Heart(Heartbeat.Process.BEAT).beat()
         assert found() == []
 
+    @pytest.mark.parametrize("end", [{"heartbeat_at": 3_600}, {"stopped_at": 1}], ids=["killed", "stopped"])
+    def test_nor_do_they_need_one_while_none_of_them_lives(self, end: dict[str, float]) -> None:
+        worker(pool="prefork", heartbeat_at=ago(4_000))  # from before somebody chose to do without
+        worker(pool="work", **{column: ago(seconds) for column, seconds in end.items()})
+        Heart(Heartbeat.Process.BEAT).beat()
+        assert found() == [("no_worker", queue) for queue in ALL]
+        Job.objects.create(task="tasks.lab_nothing", queue="default", run_at=ago(40))
+        assert relay_lag() == 0
+
+    @pytest.mark.parametrize("pools", [[], ["prefork"], ["work", "prefork"]])
+    def test_a_relay_is_missed_where_no_worker_lives_and_one_has_had_need_of_it(self, pools: list[str]) -> None:
+        for pool in pools:
+            worker(pool=pool, heartbeat_at=ago(3_600))
+        Heart(Heartbeat.Process.BEAT).beat()
+        assert ("relay_silent", "relay") in found()
+
     def test_one_that_stops_in_good_order_is_missed_at_once(self) -> None:
         worker()
         hearts = [Heart(process) for process in Heartbeat.Process]
@@ -248,9 +265,12 @@ class TestReady:
         answer = admin_client.get("/health/ready")
         assert answer.status_code == 503
         assert [reason["what"] for reason in answer.json()["reasons"]] == ["broker"]
-        worker(pool="work")
+        pulling = worker(pool="work")
         cache.clear()
         assert admin_client.get("/health/ready").status_code == 200
+        Worker.objects.filter(pk=pulling.pk).update(heartbeat_at=ago(3_600))
+        cache.clear()
+        assert admin_client.get("/health/ready").status_code == 200, "nobody needs it while that one is away, either"
 
     def test_not_before_the_migrations(self, admin_client: Client) -> None:
         latest = MigrationRecorder.Migration.objects.filter(app="jobs").order_by("-name")[0]

@@ -44,7 +44,7 @@ def _missing_migrations() -> Iterator[Reason]:
 
 
 def _absent_broker() -> Iterator[Reason]:
-    if pulling.all_pull(pulling.live_workers()):
+    if pulling.all_pull():
         return
     patience = {"socket_timeout": BROKER_TIMEOUT, "socket_connect_timeout": BROKER_TIMEOUT}
     with current_app.connection_for_write(connect_timeout=BROKER_TIMEOUT, transport_options=patience) as broker:

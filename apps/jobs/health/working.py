@@ -40,7 +40,7 @@ def troubles(now: datetime | None = None) -> list[Reason]:
         *_unread_queues(workers),
         *_long_queues(backlogs),
         *_idle_workers(workers, backlogs, now),
-        *_silent_processes(_needed(workers), now),
+        *_silent_processes(_needed(), now),
     ]
 
 
@@ -156,8 +156,8 @@ def _silent_processes(needed: list[Heartbeat.Process], now: datetime) -> Iterato
             yield Reason(f"{process}_troubled", process, f"The {process} cannot do its work: {kept_from_work[0]}")
 
 
-def _needed(workers: list[Worker]) -> list[Heartbeat.Process]:
+def _needed() -> list[Heartbeat.Process]:
     """Workers that take their jobs straight from the ledger need no relay."""
-    if pulling.all_pull(workers):
+    if pulling.all_pull():
         return [Heartbeat.Process.BEAT]
     return [Heartbeat.Process.BEAT, Heartbeat.Process.RELAY]
