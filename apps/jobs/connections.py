@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from django.db import InterfaceError, InternalError, OperationalError, connection
+from django.db import InterfaceError, InternalError, OperationalError, ProgrammingError, connection
 from psycopg.errors import InFailedSqlTransaction
 
 # A server that was the primary until a moment ago answers, and refuses to write: that is PostgreSQL's "internal error".
 LOST = (OperationalError, InterfaceError, InternalError)
+# For who only looks: before `migrate`, and in the middle of one, a database has not all of its tables.
+UNREADABLE = (*LOST, ProgrammingError)
 
 # A server that restarts in good order is back in a few seconds; a fail-over takes up to half a minute.
 PATIENCE_SECONDS = 30.0

@@ -9,6 +9,7 @@ from django.db.models.functions import Now
 from django.test import Client
 
 from apps.jobs import queues
+from apps.jobs.health import readiness
 from apps.jobs.health.heartbeats import Heart
 from apps.jobs.health.working import troubles
 from apps.jobs.metrics.lag import relay_lag
@@ -44,6 +45,12 @@ def asked_for_the_first_time() -> None:
 def relay_and_beat() -> None:
     for process in Heartbeat.Process:
         Heart(process).beat()
+
+
+def drop(table: str) -> None:
+    """It is back at the end of the test."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP TABLE {table} CASCADE")
 
 
 def found() -> list[tuple[str, str]]:
@@ -278,6 +285,31 @@ class TestReady:
         answer = admin_client.get("/health/ready")
         assert answer.status_code == 503
         assert f"jobs.{latest.name}" in answer.json()["reasons"][0]["said"]
+
+    def test_not_before_there_is_any_table(self, client: Client, settings: Any) -> None:
+        settings.METRICS_TOKEN = "a-token-for-tests"
+        MigrationRecorder.Migration.objects.filter(app="jobs").delete()
+        drop("jobs_worker")
+        answer = client.get("/health/ready", headers={"Authorization": "Bearer a-token-for-tests"})
+        assert (answer.status_code, [reason["what"] for reason in answer.json()["reasons"]]) == (503, ["migrations"])
+
+    @pytest.mark.parametrize("address", ["/health/ready", "/health/workers", "/metrics"])
+    def test_a_table_that_is_not_there_is_no_error_of_the_servers(
+        self, client: Client, settings: Any, address: str
+    ) -> None:
+        settings.METRICS_TOKEN = "a-token-for-tests"
+        cache.set(readiness.MIGRATED, True)
+        drop("jobs_worker")
+        assert client.get(address, headers={"Authorization": "Bearer a-token-for-tests"}).status_code == 503
+
+    @pytest.mark.parametrize(("address", "status"), [("/health/workers", 503), ("/metrics", 403)])
+    def test_without_the_table_of_sessions_everybody_is_a_stranger(
+        self, admin_client: Client, address: str, status: int
+    ) -> None:
+        drop("django_session")
+        answer = admin_client.get(address)
+        assert answer.status_code == status
+        assert "reasons" not in answer.text
 
     def test_not_without_the_database(self, client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         from django.db import OperationalError

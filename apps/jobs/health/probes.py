@@ -6,6 +6,7 @@ Each answer is kept for a second, in this process: whoever asks more often costs
 from collections.abc import Callable
 
 from django.core.cache import cache
+from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -37,22 +38,23 @@ def ready(request: HttpRequest) -> HttpResponse:
 @never_cache
 def workers(request: HttpRequest) -> HttpResponse:
     """Jobs are worked off: workers, queues, relay, beat."""
-    return _answer(request, _kept(WORKERS, _worker_troubles))
-
-
-def _worker_troubles() -> list[Reason]:
-    try:
-        return working.troubles()
-    except connections.LOST as exc:
-        return [Reason("database", "database", f"The database does not answer: {str(exc).strip()}")]
+    return _answer(request, _kept(WORKERS, working.troubles))
 
 
 def _kept(name: str, find: Callable[[], list[Reason]]) -> list[Reason]:
     found = cache.get(name)
     if found is None:
-        found = find()
+        found = _found(find)
         cache.set(name, found, KEPT_SECONDS)
     return list(found)
+
+
+def _found(find: Callable[[], list[Reason]]) -> list[Reason]:
+    try:
+        return find()
+    except connections.UNREADABLE as exc:
+        connection.close()
+        return [Reason("database", "database", f"The database cannot be read: {str(exc).strip()}")]
 
 
 def forget() -> None:

@@ -10,7 +10,6 @@ from django.core.cache import cache
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
-from apps.jobs import connections
 from apps.jobs.health import pulling
 from apps.jobs.health.reasons import Reason
 
@@ -21,14 +20,8 @@ MIGRATED = "nightshift.migrated"
 
 
 def troubles() -> list[Reason]:
-    """Without the database nothing else is asked."""
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
-    except connections.LOST as exc:
-        connection.close()
-        return [Reason("database", "database", f"The database does not answer: {str(exc).strip()}")]
-    return [*_missing_migrations(), *_absent_broker()]
+    """Raises the database's own errors. Whether a broker is needed stands in a table, so migrations come first."""
+    return [*_missing_migrations()] or [*_absent_broker()]
 
 
 def _missing_migrations() -> Iterator[Reason]:

@@ -57,8 +57,8 @@ def metrics(request: HttpRequest) -> HttpResponse:
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))
     try:
         return HttpResponse(encode(registry), content_type=content_type)
-    except connections.LOST:
-        return HttpResponse("The database does not answer.", status=503, content_type="text/plain")
+    except connections.UNREADABLE:
+        return HttpResponse("The database cannot be read.", status=503, content_type="text/plain")
 
 
 class LedgerCollector(Collector):
