@@ -1,7 +1,12 @@
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from celery import current_app
 from django.core.cache import cache
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
@@ -9,11 +14,13 @@ from django.db.models.functions import Now
 from django.test import Client
 
 from apps.jobs import queues
-from apps.jobs.health import readiness
+from apps.jobs.health import probes, readiness
 from apps.jobs.health.heartbeats import Heart
 from apps.jobs.health.working import troubles
 from apps.jobs.metrics.lag import relay_lag
 from apps.jobs.models import Heartbeat, Job, Worker
+from apps.local.waiting import wait_for
+from config.broker import broker_of
 from tests.nobody import NOBODY
 
 pytestmark = pytest.mark.django_db
@@ -260,25 +267,80 @@ class TestAnswers:
         assert client.get("/health/live").status_code == 200
 
 
-class TestReady:
+@pytest.fixture
+def insider(settings: Any) -> Client:
+    settings.METRICS_TOKEN = "a-token-for-tests"
+    return Client(headers={"Authorization": "Bearer a-token-for-tests"})
+
+
+@pytest.fixture
+def frozen() -> Iterator[socket.socket]:
+    """A server that is connected to, and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def use_broker(monkeypatch: pytest.MonkeyPatch, kind: str, server: socket.socket) -> None:
+    host, port = server.getsockname()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    broker = broker_of({"sqs": "sqs://"}.get(kind, f"{kind}://user:word@{host}:{port}/"))
+    monkeypatch.setitem(current_app.conf.changes, "broker_write_url", broker.url)
+    monkeypatch.setitem(current_app.conf.changes, "broker_transport_options", broker.options)
+
+
+def sessions() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+        return int(cursor.fetchone()[0])
+
+
+@pytest.mark.django_db(transaction=True)  # whose connection to the database may be closed
+class TestBroker:
     def test_with_everything_there(self, client: Client) -> None:
         assert client.get("/health/ready").status_code == 200
         assert client.get("/health/ready").json() == {"status": "ok"}
 
-    def test_not_without_the_broker(self, admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-        from celery import current_app
-
+    def test_not_without_the_broker(self, insider: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(current_app.conf, "broker_write_url", f"redis://{NOBODY}/0")
-        answer = admin_client.get("/health/ready")
+        answer = insider.get("/health/ready")
         assert answer.status_code == 503
         assert [reason["what"] for reason in answer.json()["reasons"]] == ["broker"]
         pulling = worker(pool="work")
         cache.clear()
-        assert admin_client.get("/health/ready").status_code == 200
+        assert insider.get("/health/ready").status_code == 200
         Worker.objects.filter(pk=pulling.pk).update(heartbeat_at=ago(3_600))
         cache.clear()
-        assert admin_client.get("/health/ready").status_code == 200, "nobody needs it while that one is away, either"
+        assert insider.get("/health/ready").status_code == 200, "nobody needs it while that one is away, either"
 
+    @pytest.mark.parametrize("kind", ["redis", "amqp", "sqs", "pgmq"])
+    def test_a_frozen_broker_is_asked_with_the_patience_of_a_second(
+        self, insider: Client, frozen: socket.socket, monkeypatch: pytest.MonkeyPatch, kind: str
+    ) -> None:
+        use_broker(monkeypatch, kind, frozen)
+        insider.get("/health/ready")  # which imports what this kind needs
+        cache.delete(probes.READY)
+        began = time.monotonic()
+        [reason] = insider.get("/health/ready").json()["reasons"]
+        assert (reason["what"], time.monotonic() - began < 3) == ("broker", True)
+
+    def test_many_who_ask_about_a_frozen_broker_ask_it_once_and_hold_no_connection_to_the_database(
+        self, frozen: socket.socket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        use_broker(monkeypatch, "redis", frozen)
+        alone = sessions()
+        with ThreadPoolExecutor(10) as pool:
+            answers = [pool.submit(Client().get, "/health/ready") for _ in range(10)]
+            asked, _ = frozen.accept()
+            with asked:
+                given_back = wait_for(lambda: sessions() <= alone, 0.9)
+                assert (given_back, [answer.done() for answer in answers]) == (True, [False] * 10)
+                assert {answer.result().status_code for answer in answers} == {503}
+        frozen.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            frozen.accept()
+
+
+class TestReady:
     def test_not_before_the_migrations(self, admin_client: Client) -> None:
         latest = MigrationRecorder.Migration.objects.filter(app="jobs").order_by("-name")[0]
         latest.delete()

@@ -1,9 +1,11 @@
 """What load balancers, orchestrators and alerts ask. Strangers are told yes or no; insiders are told why.
 
-Each answer is kept for a second, in this process: whoever asks more often costs nothing.
+Each answer is kept for a second, in this process: whoever asks more often costs nothing. Whoever asks while it is being
+found waits for it, and holds no connection to the database meanwhile.
 """
 
 from collections.abc import Callable
+from threading import Lock
 
 from django.core.cache import cache
 from django.db import connection
@@ -18,6 +20,7 @@ from apps.jobs.health.reasons import Reason
 
 KEPT_SECONDS = 1.0
 READY, WORKERS = "nightshift.ready", "nightshift.workers"
+_asking = {READY: Lock(), WORKERS: Lock()}
 
 
 @require_safe
@@ -42,11 +45,12 @@ def workers(request: HttpRequest) -> HttpResponse:
 
 
 def _kept(name: str, find: Callable[[], list[Reason]]) -> list[Reason]:
-    found = cache.get(name)
-    if found is None:
-        found = _found(find)
-        cache.set(name, found, KEPT_SECONDS)
-    return list(found)
+    with _asking[name]:
+        found = cache.get(name)
+        if found is None:
+            found = _found(find)
+            cache.set(name, found, KEPT_SECONDS)
+        return list(found)
 
 
 def _found(find: Callable[[], list[Reason]]) -> list[Reason]:
