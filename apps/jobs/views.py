@@ -1,7 +1,7 @@
 """One job, for its owner and for staff: as JSON or a stream for a page that watches it, as a page for a person.
 
-Somebody else's job is answered like one that does not exist: an id that was seen or guessed is not a permission. Staff
-look at every job; to cancel one that somebody else has asked for they need the permission, as in the admin.
+Somebody else's job is answered like one that does not exist: an id that was seen or guessed is not a permission. For
+those that somebody else has asked for, staff need the same ones as in the admin: to look, and to cancel.
 """
 
 import json
@@ -118,13 +118,17 @@ def _arguments(job: Job) -> str:
 
 def _visible_job(request: HttpRequest, job_id: UUID) -> Job:
     job = Job.objects.select_related("worker").filter(pk=job_id).first()
-    if job is None or not (request.user.is_staff or _is_owner(request, job)):
+    if job is None or not (_is_owner(request, job) or _may_look(request)):
         raise Http404
     return job
 
 
 def _is_owner(request: HttpRequest, job: Job) -> bool:
     return job.owner_id is not None and job.owner_id == request.user.pk
+
+
+def _may_look(request: HttpRequest) -> bool:
+    return request.user.is_staff and request.user.has_perm("jobs.view_job")
 
 
 def _may_cancel(request: HttpRequest, job: Job) -> bool:

@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 
 from apps.jobs.models import Job
 from apps.jobs.sensitive import seal
+from tests.cast import shopkeeper
 
 
 def a_job(**fields: Any) -> Job:
@@ -52,6 +53,17 @@ def test_a_job_is_shown_to_its_owner_and_to_staff_and_is_404_for_everybody_else(
     assert signed_in_as(other).get(address).status_code == 404
     assert signed_in_as(other).post(f"{address}cancel/").status_code == 404
     assert Client().get(address).status_code == 302
+
+
+def test_staff_who_may_not_look_at_jobs_see_their_own_alone(db: None) -> None:
+    clerk = shopkeeper("clara")
+    client = signed_in_as(clerk)
+    assert client.get(f"/jobs/{a_job(owner=clerk).pk}/").status_code == 200
+    for owner in (User.objects.create_user("bert"), None):
+        address = f"/jobs/{a_job(owner=owner).pk}/"
+        for look in (address, f"{address}?format=json", f"{address}events/"):
+            assert client.get(look).status_code == 404
+        assert client.post(f"{address}cancel/").status_code == 404
 
 
 def test_a_job_that_does_not_exist_is_404(staff: Client) -> None:
