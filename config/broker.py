@@ -142,9 +142,10 @@ def _sentinel(url: str) -> Broker:
     master = env.str("BROKER_SENTINEL_MASTER", "")
     if not master:
         raise _refused("sentinel:// needs BROKER_SENTINEL_MASTER, the watched name.")
-    # A frozen sentinel must not hold up the question to the next one. For its servers these are above.
+    # A frozen sentinel must not hold up the question to the next one: by default it is asked four times, with pauses,
+    # which takes 14 s. For its servers these are above.
     password = env.str("BROKER_SENTINEL_PASSWORD", "") or None
-    asking = {"socket_timeout": 2, "socket_connect_timeout": 1, "password": password}
+    asking = {"socket_timeout": 2, "socket_connect_timeout": 1, "retry": None, "password": password}
     return Broker("redis", url, {**redis_options(), "master_name": master, "sentinel_kwargs": asking}, tls=_tls(url))
 
 

@@ -93,6 +93,7 @@ def test_the_sentinels_learn_which_server_and_which_password(monkeypatch: pytest
     options = broker_of("sentinel://:redis-password@a:26379;sentinel://b:26379").options
     assert (options["master_name"], options["sentinel_kwargs"]["password"]) == ("main", "secret")
     assert options["sentinel_kwargs"]["socket_timeout"], "one that is frozen would hold up the question to the next"
+    assert options["sentinel_kwargs"]["retry"] is None, "by default it is asked four times"
 
 
 def test_queues_of_rabbitmq_are_replicated_bounded_and_have_an_end() -> None:
