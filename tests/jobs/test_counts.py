@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from celery import current_app
 from celery.exceptions import Ignore
-from django.db import OperationalError, connection
+from django.db import DataError, OperationalError, ProgrammingError, connection
 
 from apps.jobs.metrics import counts, meter
 from apps.jobs.metrics.counts import BOUNDS, COUNTERS, Histogram
@@ -55,9 +55,14 @@ def test_nothing_that_happened_writes_nothing(django_assert_num_queries: Any) ->
         counts.write()
 
 
-def test_counts_wait_for_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "trouble", [OperationalError("the server closed the connection"), ProgrammingError("no such column"), DataError()]
+)
+def test_counts_wait_for_a_database_that_does_not_take_them(
+    monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
     def away(_: Any) -> None:
-        raise OperationalError("the server closed the connection")
+        raise trouble
 
     counts.count("sent", "tasks.lab_nothing", "default")
     with monkeypatch.context() as outage:

@@ -22,6 +22,7 @@ from typing import Any
 from celery import bootsteps, current_app
 from celery.signals import worker_shutdown
 from django.conf import settings
+from django.db import Error as DatabaseTrouble
 from django.db import connection, transaction
 
 from apps.jobs import connections
@@ -136,7 +137,7 @@ def write() -> None:
     try:
         connections.refresh()
         _add(taken)
-    except connections.LOST as exc:
+    except DatabaseTrouble as exc:  # whatever it is: also while a deploy migrates a table
         logger.warning("Counts wait for the database: %s", str(exc).strip())
         _tallies.give_back(taken)
         connection.close()
