@@ -1,13 +1,14 @@
 """The dashboard's numbers, against rows that are known."""
 
 import json
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from django.conf import settings
 from django.contrib.auth.models import Permission, User
-from django.db import connection
+from django.db import OperationalError, connection
 from django.db.models.functions import Now
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -196,6 +197,27 @@ def test_what_is_slow_to_make_is_made_less_often(monkeypatch: pytest.MonkeyPatch
     assert shared.get() == 1
     now[0] = 20.0
     assert shared.get() == 2
+
+
+def test_a_look_that_failed_is_shared_as_one_that_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("apps.jobs.dashboard.snapshot.time.monotonic", lambda: now[0])
+    looks: Iterator[str | Exception] = iter([OperationalError("timeout expired"), "well"])
+
+    def make() -> str:
+        now[0] += 5
+        found = next(looks)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    shared = Shared(make, fresh=1)
+    for second in (0.0, 5.0, 49.9):
+        now[0] = second
+        with pytest.raises(OperationalError):
+            shared.get()
+    now[0] = 50.0
+    assert shared.get() == "well"
 
 
 def test_the_charts_are_plain_json() -> None:

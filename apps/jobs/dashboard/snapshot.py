@@ -3,7 +3,10 @@
 Problem. Ten operators with the dashboard open, and the database is asked ten times a second, most of all when it is
 slow already.
 
-Guarantee. A process looks at most once a second, and spends at most a tenth of the time on it, however many watch.
+Guarantee. A process looks at most once a second, and spends at most a tenth of the time on it, however many watch. A
+look that fails is shared as well: those who waited for it do not wait anew, one after the other.
+
+Not guaranteed. Who had to wait five seconds to learn that the database is away is told so for another 45 s.
 """
 
 import json
@@ -31,26 +34,38 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """A value that is made again when it is asked for and too old."""
+    """A value, or what kept it from being made; made again when it is asked for and too old."""
 
     def __init__(self, make: Callable[[], T], fresh: float) -> None:
         self._make, self._fresh = make, fresh
         self._lock = threading.Lock()
-        self._value: T | None = None
+        self._value: T
+        self._failure: Exception | None = None
         self._stale_at = float("-inf")
 
     def get(self) -> T:
+        """Raises what the last look raised."""
         with self._lock:
-            began = time.monotonic()
-            if self._value is None or began >= self._stale_at:
-                self._value = self._make()
-                took = time.monotonic() - began
-                self._stale_at = began + max(self._fresh, took / AT_MOST)
+            if time.monotonic() >= self._stale_at:
+                self._look()
+            elif self._failure is not None:
+                raise self._failure.with_traceback(None)  # else it grows with each who asks
             return self._value
+
+    def _look(self) -> None:
+        began = time.monotonic()
+        try:
+            self._value, self._failure = self._make(), None
+        except Exception as exc:
+            self._failure = exc
+            raise
+        finally:
+            took = time.monotonic() - began
+            self._stale_at = began + max(self._fresh, took / AT_MOST)
 
     def forget(self) -> None:
         with self._lock:
-            self._value = None
+            self._stale_at = float("-inf")
 
 
 @dataclass(frozen=True)
