@@ -32,7 +32,7 @@ from apps.jobs.timeline import timeline
 def status(request: HttpRequest, job_id: UUID) -> HttpResponseBase:
     job = _visible_job(request, job_id)
     if _wants_json(request):
-        return JsonResponse(as_json(job))
+        return JsonResponse(as_json(job), encoder=ResultEncoder)
     context: dict[str, Any] = {"job": job, "moments": timeline(job)}
     if "X-Piece" in request.headers:  # the page's script asks for what may have changed
         return render(request, "jobs/_timeline.html", context)
@@ -58,7 +58,7 @@ def _seen(request: HttpRequest, job_id: UUID) -> streams.Seen:
     if job is None:  # deleted while somebody looked
         return streams.Seen({"gone": ""}, last=True)
     life = render_to_string("jobs/_timeline.html", {"job": job, "moments": timeline(job)}, request)
-    return streams.Seen({"life": life, "job": json.dumps(as_json(job), cls=DjangoJSONEncoder)}, last=not job.is_live)
+    return streams.Seen({"life": life, "job": json.dumps(as_json(job), cls=ResultEncoder)}, last=not job.is_live)
 
 
 @login_required
@@ -107,6 +107,16 @@ def as_json(job: Job) -> dict[str, Any]:
         "finished": not job.is_live,
         "result": job.result,
     }
+
+
+class ResultEncoder(DjangoJSONEncoder):
+    """A result comes back from Celery's JSON as what it was. What a browser's JSON has no word for is told as text."""
+
+    def default(self, o: Any) -> Any:
+        try:
+            return super().default(o)
+        except (TypeError, ValueError):  # bytes; a time with a time zone
+            return str(o)
 
 
 def _arguments(job: Job) -> str:

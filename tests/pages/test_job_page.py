@@ -1,17 +1,19 @@
+import json
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, time, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.utils import timezone
 from playwright.sync_api import Page, expect
 
 from apps.jobs.models import Job
 from apps.jobs.sensitive import seal
+from apps.jobs.views import _seen
 from tests.cast import shopkeeper
 
 
@@ -43,6 +45,14 @@ def test_json_is_also_what_a_program_gets_that_accepts_nothing_else(staff: Clien
     job = a_job()
     assert staff.get(f"/jobs/{job.pk}/", headers={"Accept": "application/json"}).json()["id"] == str(job.pk)
     assert "<h1" in staff.get(f"/jobs/{job.pk}/", headers={"Accept": "text/html,*/*"}).text
+
+
+@pytest.mark.parametrize("value", [b"\x89PNG", time(12, tzinfo=UTC)])
+def test_a_result_that_json_does_not_know_is_told_as_text(staff: Client, rf: RequestFactory, value: Any) -> None:
+    """Celery's JSON has stored it, and brings it back as what it was."""
+    job = a_job(state=Job.State.SUCCEEDED, finished_at=timezone.now(), result=[value])
+    assert staff.get(f"/jobs/{job.pk}/?format=json").json()["result"] == [str(value)]
+    assert json.loads(_seen(rf.get("/"), job.pk).pieces["job"])["result"] == [str(value)]
 
 
 def test_a_job_is_shown_to_its_owner_and_to_staff_and_is_404_for_everybody_else(staff: Client) -> None:
