@@ -2,9 +2,9 @@
 
 Problem. A worker that is killed, frozen or cut off cannot say so.
 
-Guarantee. A worker's main process renews the leases of all its running jobs in one statement, three times in a
-lease's length, whatever pool runs them. A job whose lease ran out is handed on by the relay. A worker that is told to
-stop gives its jobs a grace, and then hands back what still runs, uncounted.
+Guarantee. A worker's main process renews the leases of all its running jobs in one statement, at least three times in
+a lease's length, whatever pool runs them, and touches the heartbeat file. A job whose lease ran out is handed on by the
+relay. A worker that is told to stop gives its jobs a grace, and then hands back what still runs, uncounted.
 
 Not guaranteed. A frozen worker that wakes up goes on with its body until the next checkpoint or its end; the token
 keeps it from writing anything then.
@@ -32,12 +32,13 @@ from django.db import connection
 from django.db.models.functions import Now
 
 from apps.jobs import connections, endings, rescue
+from apps.jobs.health import heartbeat_file
 from apps.jobs.ids import job_id_of, uuid7
 from apps.jobs.models import Job, Worker
 
 logger = logging.getLogger(__name__)
 
-RENEWALS_PER_LEASE = 3
+RENEWALS_PER_LEASE = 3  # at least
 # Seconds: at once would be a loop as fast as the machine.
 REQUEUE_AFTER = 5.0
 
@@ -74,6 +75,11 @@ def token_of(job_id: UUID) -> int | None:
     return held.values_list("token", flat=True).first()
 
 
+def renew_every() -> float:
+    """Seconds. The heartbeat file is touched as often, and whoever looks at it does not know how long a lease is."""
+    return min(settings.JOBS_LEASE.total_seconds() / RENEWALS_PER_LEASE, heartbeat_file.EVERY)
+
+
 def requeue_later(message: Any, connection_errors: tuple[type[Exception], ...]) -> None:
     """For a message that cannot be settled now. In this worker's main process.
 
@@ -99,17 +105,17 @@ class LeaseStep(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         _this.timer = parent.timer
+        heartbeat_file.touch()
         connections.patiently(lambda: self._introduce(parent))
-        every = settings.JOBS_LEASE.total_seconds() / RENEWALS_PER_LEASE
         if pool_is(parent, "solo"):
             # A job runs in the main loop, where the timer stands still meanwhile.
-            _in_background(lambda: self._keep_beating(parent, every))
+            _in_background(lambda: self._keep_beating(parent))
         else:
-            self.timer_entry = parent.timer.call_repeatedly(every, self._beat, (parent,))
+            self.timer_entry = parent.timer.call_repeatedly(renew_every(), self._beat, (parent,))
 
-    def _keep_beating(self, parent: Any, every: float) -> None:
+    def _keep_beating(self, parent: Any) -> None:
         while not _this.is_stopping:
-            time.sleep(every)
+            time.sleep(renew_every())
             self._beat(parent)
 
     def _introduce(self, parent: Any) -> None:
@@ -129,6 +135,7 @@ class LeaseStep(bootsteps.StartStopStep):
 
         Nor may any other error of its end this: while a deploy migrates a table, code may be newer than its columns.
         """
+        heartbeat_file.touch()
         try:
             connections.refresh()
             for job_id in renew_leases():

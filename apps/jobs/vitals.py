@@ -2,10 +2,10 @@
 
 Problem. Who runs a job cannot renew its lease meanwhile, nor notice that it has taken too long, nor end it.
 
-Guarantee. A thread beside it renews the lease and the worker's row, three times in a lease's length, and hands on the
-jobs of workers that are gone. A job past its hard time limit is buried, a cancelled one cancelled, and the process
-executes itself anew, with the same pid, because nothing less ends a body that does not listen. At SIGTERM the job has
-`JOBS_SHUTDOWN_GRACE` to finish; then it is handed back, uncounted.
+Guarantee. A thread beside it renews the lease and the worker's row, at least three times in a lease's length, and hands
+on the jobs of workers that are gone. A job past its hard time limit is buried, a cancelled one cancelled, and the
+process executes itself anew, with the same pid, because nothing less ends a body that does not listen. At SIGTERM the
+job has `JOBS_SHUTDOWN_GRACE` to finish; then it is handed back, uncounted.
 
 Not guaranteed. A body in C code that holds Python's lock holds up this thread as well; then its lease runs out. Between
 the ledger's word and the process's end a body may run on for some milliseconds; its token is worth nothing by then.
@@ -111,7 +111,7 @@ class Vitals:
             self._hand_back()
         if now >= self.next_renewal:
             self._renew(running)
-            self.next_renewal = now + settings.JOBS_LEASE.total_seconds() / lease.RENEWALS_PER_LEASE
+            self.next_renewal = now + lease.renew_every()
         if now >= self.next_rescue:
             # Before it looks: what goes wrong there would else go wrong again in each tick.
             self.next_rescue = now + settings.JOBS_RESCUE_EVERY.total_seconds()

@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 from uuid import UUID
@@ -70,6 +72,35 @@ def test_a_worker_introduces_itself(step: LeaseStep) -> None:
 def test_it_renews_three_times_in_a_leases_length(step: LeaseStep, parent: Mock, settings: Any) -> None:
     every = parent.timer.call_repeatedly.call_args.args[0]
     assert every == pytest.approx(settings.JOBS_LEASE.total_seconds() / 3)
+
+
+def test_it_beats_every_ten_seconds_however_long_a_lease_is(db: None, parent: Mock, settings: Any) -> None:
+    settings.JOBS_LEASE = timedelta(minutes=10)
+    LeaseStep(parent).start(parent)
+    assert parent.timer.call_repeatedly.call_args.args[0] == 10
+
+
+def test_a_beat_beside_a_job_of_a_solo_pool_touches_the_heartbeat_file_though_the_database_is_away(
+    step: LeaseStep, parent: Mock, monkeypatch: pytest.MonkeyPatch, settings: Any, tmp_path: Path
+) -> None:
+    settings.JOBS_HEARTBEAT_FILE = str(tmp_path / "alive")
+    monkeypatch.setattr(lease, "renew_leases", _away)
+    monkeypatch.setattr("apps.jobs.lease.connection.close", Mock())  # the test's own transaction
+    monkeypatch.setattr(lease, "time", Mock(sleep=lambda _: setattr(lease._this, "is_stopping", True)))
+    step._keep_beating(parent)
+    assert (tmp_path / "alive").exists()
+
+
+def test_a_heartbeat_file_that_cannot_be_touched_costs_no_lease(
+    bench: Bench, step: LeaseStep, parent: Mock, settings: Any, tmp_path: Path
+) -> None:
+    settings.JOBS_HEARTBEAT_FILE = str(tmp_path / "no such folder" / "alive")
+    job = running(bench)
+    Job.objects.update(lease_until="2024-02-05T09:00Z")
+    step._beat(parent)
+    job.refresh_from_db()
+    assert job.lease_until is not None
+    assert job.lease_until.year > 2024
 
 
 def test_a_beat_renews_what_runs_and_says_that_we_live(bench: Bench, step: LeaseStep, parent: Mock) -> None:

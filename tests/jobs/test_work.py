@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -109,6 +110,12 @@ def test_a_rescue_that_fails_is_tried_at_its_next_time_and_not_at_once(work: Wor
     with pytest.raises(KeyError):
         work.vitals.look()
     work.vitals.look()
+
+
+def test_it_renews_every_ten_seconds_however_long_a_lease_is(work: Work, settings: Any) -> None:
+    settings.JOBS_LEASE = timedelta(minutes=10)
+    work.vitals.look()
+    assert work.vitals.next_renewal <= time.monotonic() + 10
 
 
 @pytest.fixture

@@ -3,7 +3,9 @@
 Problem. A worker whose heart beats may still do nothing: its connection to the broker is gone or dead, or somebody has
 told it to stop consuming a queue. Celery's own `inspect` asks all workers over the broker, and waits for each.
 
-Guarantee. Every worker notes both in its row, three times in a lease's length, and touches the heartbeat file.
+Guarantee. Every worker notes both in its row, at least three times in a lease's length.
+
+Not guaranteed. One with a solo pool says nothing new while it runs a job; it counts as busy meanwhile.
 """
 
 import logging
@@ -13,12 +15,10 @@ from typing import Any
 from celery import bootsteps
 from celery.signals import worker_ready
 from celery.worker import state
-from django.conf import settings
 from django.db import connection
 from django.db.models.functions import Now
 
 from apps.jobs import connections, lease
-from apps.jobs.health import heartbeat_file
 from apps.jobs.models import Worker
 
 logger = logging.getLogger(__name__)
@@ -32,8 +32,7 @@ class LivenessStep(bootsteps.StartStopStep):
         self.taken_up = 0
 
     def start(self, parent: Any) -> None:
-        every = settings.JOBS_LEASE.total_seconds() / lease.RENEWALS_PER_LEASE
-        parent.timer.call_repeatedly(every, self.tell, (parent,))
+        parent.timer.call_repeatedly(lease.renew_every(), self.tell, (parent,))
         # At once, too: one that is killed before its first beat has been there, and has listened.
         worker_ready.connect(partial(self._tell_that_it_is_ready, parent), weak=False)
 
@@ -41,7 +40,6 @@ class LivenessStep(bootsteps.StartStopStep):
         self.tell(parent)
 
     def tell(self, parent: Any) -> None:
-        heartbeat_file.touch()
         try:
             connections.refresh()
             Worker.objects.filter(pk=lease.worker_id()).update(consuming=queues_of(parent.consumer), **self._took_up())
