@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 PATIENCE = 2.0
 # What this process and its children say of an attempt, and no message may.
 OURS = ("token", "ends_here", "claimed_at", "again", "replacement", "progress_of_attempt")
+
+T = TypeVar("T")
 
 
 class JobRequest(Request):
@@ -185,16 +187,17 @@ class JobRequest(Request):
     def _child_lost(self, exc: BaseException) -> None:
         state.task_ready(self)
         failure = Failure.worker_lost(f"The process that ran this job was lost: {exc}")
-        self._tell_ledger(lambda: rescue.crashed(self.job_id, failure, lease.worker_id(), self.token))
+        state_now = self._tell_ledger(lambda: rescue.crashed(self.job_id, failure, lease.worker_id(), self.token))
         self.acknowledge()
-        self.send_event("task-retried", exception=repr(exc), traceback="")
+        self.send_event(meter.AFTER_A_CRASH.get(state_now, "task-retried"), exception=repr(exc), traceback="")
 
-    def _tell_ledger(self, transition: Callable[[], Any]) -> None:
+    def _tell_ledger(self, transition: Callable[[], T]) -> T | None:
         """At once; but if the database is away the job's lease runs out, and the relay does the same."""
         try:
-            connections.patiently(transition, PATIENCE)
+            return connections.patiently(transition, PATIENCE)
         except (DatabaseError, InterfaceError) as error:
             logger.warning("%s[%s] lost its process, and the ledger cannot be told: %s", self.name, self.id, error)
+            return None
 
     def _child_terminated(self) -> None:
         """We ended it ourselves, because someone cancelled the job."""

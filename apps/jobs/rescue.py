@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 # So often may a job be lost before its body has begun. It is an innocent neighbour of what killed its workers; but
 # perhaps it is what kills them, when it is handed to a process.
 UNBEGUN_AT_MOST = 50
+# What is counted of a job that the loss of its worker has ended.
+COUNTED_AS: dict[str, str] = {Job.State.DEAD: "failed", Job.State.CANCELLED: "revoked"}
 
 
 def renew(job_ids: Iterable[UUID], worker_id: UUID) -> list[UUID]:
@@ -108,24 +110,30 @@ def _defer_unknown(job: Job, errors: list[dict[str, Any]]) -> None:
         )
 
 
-def crashed(job_id: UUID, failure: Failure, worker_id: UUID | None = None, token: int | None = None) -> None:
+def crashed(job_id: UUID, failure: Failure, worker_id: UUID | None = None, token: int | None = None) -> str | None:
     """running → queued after the worker was lost, or → dead when it has happened too often: a poison job ends.
 
     Name the worker, if it lost a child; and the token, if it is known: the same worker may have been given the job
     anew. A child may also be lost between its message and its claim: then the job is sent again.
+
+    Returns the job's state then; None if it was another attempt's already.
     """
     with transaction.atomic():
         job = Job.objects.select_for_update().filter(pk=job_id).first()
         if job is None:
-            return
+            return None
         is_held = worker_id in (None, job.worker_id) and token in (None, job.token)
         if job.state == Job.State.RUNNING and is_held:
             _count_crash(job, failure)
         elif job.state == Job.State.SENT and token is None:
             _send_again(job)
+        else:
+            return None
+    return job.state
 
 
 def _send_again(job: Job) -> None:
+    job.state = Job.State.QUEUED
     with connection.cursor() as cursor:
         cursor.execute("UPDATE jobs_job SET state = 'queued' WHERE id = %s", [job.id])
         ledger.wake_relay(cursor)
@@ -177,6 +185,8 @@ def hand_on_expired(limit: int = 100) -> int:
                 _hold_longer(job)
     for job in handed_on:
         counts.count("rescued", job.task, job.queue)
+        if job.state in COUNTED_AS:
+            counts.count(COUNTED_AS[job.state], job.task, job.queue)
     return len(handed_on)
 
 
@@ -229,6 +239,7 @@ def _count_crash(job: Job, failure: Failure) -> None:
 
 
 def _let_go(job: Job, failure: Failure, crashes: int = 0) -> None:
+    job.state = Job.State.QUEUED
     with connection.cursor() as cursor:
         cursor.execute(
             f"UPDATE jobs_job SET {ledger.LET_GO}, crashes = crashes + %s, {ledger.WITH_ERRORS} WHERE id = %s",

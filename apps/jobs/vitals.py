@@ -21,8 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
-from uuid import UUID
+from typing import NoReturn
 
 from celery.exceptions import TimeLimitExceeded
 from django.conf import settings
@@ -33,6 +32,8 @@ from django.db.models.functions import Now
 from apps.jobs import connections, lease, ledger, rescue
 from apps.jobs.failures import Failure
 from apps.jobs.health import heartbeat_file
+from apps.jobs.ledger import Due
+from apps.jobs.metrics import counts
 from apps.jobs.models import Worker
 from apps.jobs.pull import POOL
 
@@ -46,7 +47,7 @@ PATIENCE = 2.0
 
 @dataclass(frozen=True)
 class Running:
-    job_id: UUID
+    job: Due
     time_limit: float | None
     end_at: float
 
@@ -70,9 +71,9 @@ class Vitals:
         Worker.objects.create(id=lease.worker_id(), name=name, pid=os.getpid(), **queues, pool=POOL, size=1)
 
     @contextmanager
-    def of(self, job_id: UUID, time_limit: float | None) -> Iterator[None]:
+    def of(self, job: Due, time_limit: float | None) -> Iterator[None]:
         """While the job runs. `time_limit` is the hard one, in seconds."""
-        self.running = Running(job_id, time_limit, time.monotonic() + (time_limit or float("inf")))
+        self.running = Running(job, time_limit, time.monotonic() + (time_limit or float("inf")))
         try:
             yield
         finally:
@@ -120,27 +121,29 @@ class Vitals:
     def _renew(self, running: Running | None) -> None:
         heartbeat_file.touch()
         Worker.objects.filter(pk=lease.worker_id()).update(heartbeat_at=Now(), busy=int(running is not None))
-        if running is not None and rescue.renew([running.job_id], lease.worker_id()):
+        if running is not None and rescue.renew([running.job.id], lease.worker_id()):
             self._cancelled(running)
 
     def _out_of_time(self, running: Running) -> None:
-        logger.warning("Job %s exceeds its hard time limit of %s s", running.job_id, running.time_limit)
-        failure = Failure.of(TimeLimitExceeded(running.time_limit))
-        self._leave(lambda: ledger.bury(running.job_id, _token(running), failure))
+        job, failure = running.job, Failure.of(TimeLimitExceeded(running.time_limit))
+        logger.warning("Job %s exceeds its hard time limit of %s s", job.id, running.time_limit)
+        self._leave(lambda: _count("failed", job, ledger.bury(job.id, _token(job), failure)))
 
     def _cancelled(self, running: Running) -> None:
-        logger.warning("Job %s was cancelled, and has not stopped by itself", running.job_id)
-        self._leave(lambda: ledger.cancelled(running.job_id, _token(running)))
+        job = running.job
+        logger.warning("Job %s was cancelled, and has not stopped by itself", job.id)
+        self._leave(lambda: _count("revoked", job, ledger.cancelled(job.id, _token(job))))
 
     def _hand_back(self) -> None:
         logger.warning("Grace is over: the running job is handed back.")
         self._leave(lambda: None)
 
-    def _leave(self, settle: Callable[[], Any]) -> NoReturn:
+    def _leave(self, settle: Callable[[], None]) -> NoReturn:
         """Settle the job, hand back whatever else the ledger shows as ours, and end this process's life."""
         try:
             connections.patiently(settle, PATIENCE)
             connections.patiently(self.end, PATIENCE)
+            counts.write()
         except connections.LOST as exc:
             logger.warning("The lease has to run out, the ledger is away: %s", str(exc).strip())
         logging.shutdown()
@@ -150,6 +153,12 @@ class Vitals:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _token(running: Running) -> int:
+def _token(job: Due) -> int:
     """No claim has the token 0: a job that is no longer ours stays as it is."""
-    return lease.token_of(running.job_id) or 0
+    return lease.token_of(job.id) or 0
+
+
+def _count(counter: str, job: Due, is_ended: bool) -> None:
+    """What has ended by itself meanwhile was counted by the one who ran it."""
+    if is_ended:
+        counts.count(counter, job.task, job.queue)

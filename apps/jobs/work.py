@@ -119,13 +119,14 @@ class Work:
             self._trace(task, job, request)
         except (SystemExit, KeyboardInterrupt) as exc:
             failure = Failure.worker_lost(f"The task asked its process to exit: {exc!r}")
-            rescue.crashed(job.id, failure, worker_id=lease.worker_id())
+            state_now = rescue.crashed(job.id, failure, worker_id=lease.worker_id())
+            meter.event(Served(job.task, request), meter.AFTER_A_CRASH.get(state_now, "task-retried"), {})
 
     def _trace(self, task: Any, job: Due, request: dict[str, Any]) -> None:
         served = Served(job.task, request)
         soft, hard = _time_limits(task, request)
         meter.event(served, "task-started", {})
-        with self.vitals.of(job.id, hard), _alarm(soft):
+        with self.vitals.of(job, hard), _alarm(soft):
             traced = trace_task(task, str(job.id), job.args, job.kwargs, request, app=self.app)
         served.ended(traced)
 

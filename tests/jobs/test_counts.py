@@ -1,19 +1,23 @@
 """Counts, checked against traffic that is known."""
 
 from typing import Any
+from uuid import UUID
 
 import pytest
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import WorkerLostError
 from celery import current_app
 from celery.exceptions import Ignore
 from django.db import DataError, OperationalError, ProgrammingError, connection
 
+from apps.jobs import lease, ledger, rescue
 from apps.jobs.metrics import counts, meter
 from apps.jobs.metrics.counts import BOUNDS, COUNTERS, Histogram
 from apps.jobs.models import TaskMinute, TaskTotal
 from apps.jobs.progress import Cancelled
 from apps.jobs.snooze import Snooze
 from tasks.lab import lab_nothing
-from tests.jobs.bench import Bench
+from tests.jobs.bench import Bench, claim
 
 pytestmark = pytest.mark.django_db
 
@@ -107,6 +111,48 @@ def test_what_an_attempt_ignores_is_counted_by_its_reason(
     meter.ignored(bench.request(message), outcome)
     counts.write()
     assert counted(total()) == {"received": 1, **({counter: 1} if counter else {})}
+
+
+@pytest.mark.parametrize(
+    ("crashes_allowed", "is_cancelled", "counter"),
+    [(1, False, "retried"), (0, False, "failed"), (1, True, "revoked")],
+)
+def test_a_lost_process_is_counted_by_what_becomes_of_its_job(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, crashes_allowed: int, is_cancelled: bool, counter: str
+) -> None:
+    monkeypatch.setattr(rescue, "crashes_allowed", lambda _: crashes_allowed)
+    job_id = UUID(lab_nothing.delay().id)
+    [message] = bench.send()
+    ledger.claim({job_id: 0}, lease.worker_id())
+    if is_cancelled:
+        ledger.cancel(job_id)
+    bench.request(message).on_failure(worker_lost())
+    counts.write()
+    assert counted(total()) == {"received": 1, counter: 1}
+
+
+def lose_the_worker() -> None:
+    raise WorkerLostError("killed")
+
+
+def worker_lost() -> ExceptionInfo:
+    try:
+        lose_the_worker()
+    except WorkerLostError:
+        return ExceptionInfo()
+
+
+def test_a_job_that_its_dead_workers_have_ended_is_a_failure(
+    bench: Bench, no_grace_after_a_restart: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rescue, "crashes_allowed", lambda _: 1)
+    job_id = UUID(lab_nothing.delay().id)
+    for _ in range(2):
+        ledger.begin(job_id, claim(job_id))
+        rescue.hand_on_expired()
+        ledger.hurry([job_id])
+    counts.write()
+    assert counted(total()) == {"rescued": 2, "failed": 1}
 
 
 def test_a_message_of_another_producer_has_no_due_time_and_no_wait(bench: Bench) -> None:

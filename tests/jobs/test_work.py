@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -19,8 +20,9 @@ from django.conf import settings
 from django.db import connection
 from django.db.models.functions import Now
 
-from apps.jobs import ledger, pull, queues
+from apps.jobs import lease, ledger, pull, queues
 from apps.jobs.ledger import NewJob
+from apps.jobs.metrics import counts
 from apps.jobs.models import DeadLetter, Job, TaskTotal, Worker
 from apps.jobs.work import Work
 from apps.local.children import spawn
@@ -132,6 +134,25 @@ class Begun(Exception):
     """Stands for a process that goes on."""
 
 
+@pytest.mark.parametrize(("ends", "counter"), [("_out_of_time", "failed"), ("_cancelled", "revoked")])
+def test_what_a_process_has_counted_is_written_before_it_begins_anew(
+    work: Work, monkeypatch: Any, ends: str, counter: str
+) -> None:
+    monkeypatch.setattr("apps.jobs.vitals.logging.shutdown", Mock())
+    monkeypatch.setattr("apps.jobs.vitals.os.execv", Mock(side_effect=Begun))
+    counts._tallies.take()
+    lab_nothing.delay()
+    [job] = pull.take(["default"], 1)
+    ledger.claim({job.id: 0}, lease.worker_id())
+    counts.count("started", job.task, job.queue)
+    with work.vitals.of(job, 0.1):
+        end = partial(getattr(work.vitals, ends), work.vitals.running)
+        with pytest.raises(Begun):
+            end()
+    total = TaskTotal.objects.get(task=job.task, queue=job.queue)
+    assert (total.started, getattr(total, counter)) == (1, 1)
+
+
 @pytest.mark.usefixtures("an_alarm_is_set")
 def test_a_process_that_begins_anew_takes_no_alarm_along(work: Work, monkeypatch: Any) -> None:
     monkeypatch.setattr("apps.jobs.vitals.logging.shutdown", Mock())
@@ -155,9 +176,13 @@ def test_a_task_that_asks_its_process_to_exit_is_counted_as_a_crash(work: Work, 
         raise SystemExit(3)
 
     monkeypatch.setattr(lab_nothing, "run", leave)
+    counts._tallies.take()
     result = lab_nothing.delay()
     work.run_once()
     assert (job_of(result).state, job_of(result).crashes) == (Job.State.QUEUED, 1)
+    counts.write()
+    total = TaskTotal.objects.get(task="tasks.lab_nothing")
+    assert (total.started, total.retried) == (1, 1)
 
 
 def test_what_has_expired_or_was_cancelled_does_not_run(work: Work) -> None:
@@ -207,8 +232,6 @@ def test_what_a_relay_sent_in_vain_is_taken_after_a_while(work: Work, monkeypatc
 
 
 def test_what_happened_is_counted_as_by_any_worker(work: Work) -> None:
-    from apps.jobs.metrics import counts
-
     counts.write()
     before = counted("tasks.lab_flaky")
     lab_flaky.delay(failures=1)
@@ -358,6 +381,8 @@ def test_what_runs_too_long_or_was_cancelled_is_ended_by_a_process_that_begins_a
 
     assert worker.poll() is None, "the same process, and nobody had to start it again"
     eventually(lambda: Worker.objects.filter(pid=worker.pid, stopped_at=None).count() == 1)
+    total = TaskTotal.objects.get(task=note.name)
+    assert (total.failed, total.revoked) == (2, 1)
 
 
 def somebody_listens() -> bool:
