@@ -7,7 +7,6 @@ done some. One that would take too long stops by itself, and asks whether to go 
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from time import monotonic
 from typing import Any
 from uuid import UUID
@@ -16,7 +15,7 @@ from django import forms
 from django.contrib import messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import PermissionDenied
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import Count, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.shortcuts import redirect
@@ -24,6 +23,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 
 from apps.jobs.admin.records import RecordAdmin
+from apps.jobs.clock import database_now
 
 # As many ids as ten megabytes hold.
 AT_ONCE = 100_000
@@ -167,7 +167,7 @@ class ActingAdmin(RecordAdmin):
         rows = rows.filter(act.applies_to)
         form = act.form(
             request.POST if "confirmed" in request.POST else None,
-            initial={"asked_at": _now().isoformat()},
+            initial={"asked_at": database_now().isoformat()},  # which dates the jobs,
         )
         if form.is_valid():
             return self._do(request, act, rows, form, back)
@@ -230,14 +230,6 @@ class ActingAdmin(RecordAdmin):
             self.message_user(request, f"{refused:,} {act.otherwise}", messages.WARNING)
         if not (done or refused):
             self.message_user(request, act.none, messages.WARNING)
-
-
-def _now() -> datetime:
-    """By the clock that dates the jobs."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT statement_timestamp()")
-        now: datetime = cursor.fetchone()[0]
-    return now
 
 
 def _as_action(act: Act) -> Callable[[ActingAdmin, HttpRequest, "QuerySet[Any]"], HttpResponse]:
