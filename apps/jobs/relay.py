@@ -188,8 +188,8 @@ def as_message(app: Celery, job: Due) -> Any:
         errbacks=options.pop("link_error", None),
         root_id=job.root_id and str(job.root_id),
         parent_id=job.parent_id and str(job.parent_id),
-        argsrepr=options.pop("argsrepr", None) or repr(sensitive.mask(job.args)),
-        kwargsrepr=options.pop("kwargsrepr", None) or repr(sensitive.mask(job.kwargs)),
+        argsrepr=options.pop("argsrepr", None) or sensitive.masked_repr(job.args),
+        kwargsrepr=options.pop("kwargsrepr", None) or sensitive.masked_repr(job.kwargs),
         # Celery's default here is False, which would overrule the task.
         ignore_result=options.pop("ignore_result", None),
         create_sent_event=False,

@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Any
 
 from celery import current_app
+from celery.utils.saferepr import saferepr
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 from kombu.utils.json import dumps, loads
@@ -105,6 +106,12 @@ def mask(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [mask(inner) for inner in value]
     return value
+
+
+def masked_repr(arguments: Any) -> str:
+    """Masked first, and then cut as Celery does it: it travels in the headers, which RabbitMQ takes in one frame."""
+    levels = current_app.conf.task_repr_maxlevels
+    return str(saferepr(mask(arguments), current_app.amqp.argsrepr_maxsize, maxlevels=levels))
 
 
 def secrets_in(kwargs: Mapping[str, Any]) -> list[str]:

@@ -160,7 +160,7 @@ class JobTask(celery.Task):
     ) -> AsyncResult:
         """Plain Celery, for a broker-only task: at most one live job a key by a lock, and secrets sealed."""
         task_id = task_id or str(uuid7())
-        masked = {"argsrepr": repr(sensitive.mask(args)), "kwargsrepr": repr(sensitive.mask(kwargs))}
+        masked = {"argsrepr": sensitive.masked_repr(args), "kwargsrepr": sensitive.masked_repr(kwargs)}
         key = None if self.app.conf.task_always_eager else self._unique_key(args, kwargs)
         if key is None:
             return super().apply_async(args, kwargs, task_id, producer, **{**masked, **options})

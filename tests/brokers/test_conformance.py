@@ -54,6 +54,13 @@ def test_every_job_runs_once(site: BrokerSite, book: Path) -> None:
     eventually(site.is_idle, describe=site.kind.size)
 
 
+@pytest.mark.capability("drain")
+def test_a_job_with_large_arguments_runs(site: BrokerSite) -> None:
+    result = lab_fail.delay("x" * 150_000)
+    eventually(lambda: has_ended(result), describe=lambda: site.last_words("relay"))
+    assert DeadLetter.objects.get(job_id=result.id).exception == "LabError"
+
+
 @pytest.mark.capability("retries")
 def test_a_job_that_fails_is_tried_again_after_its_delay(site: BrokerSite) -> None:
     result = lab_flaky.delay(failures=1)

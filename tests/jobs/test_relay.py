@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 import redis
-from celery import current_app
+from celery import current_app, shared_task
 from django.conf import settings
 from django.db import DataError, connection
 from django.utils import timezone
@@ -28,6 +28,10 @@ from tests.jobs.sessions import Session
 from tests.nobody import NOBODY
 
 NOWHERE = f"redis://{NOBODY}/0"
+
+
+@shared_task(name="tests.add_broker_only", durable=False)
+def add_broker_only(x: str, y: str) -> None: ...
 
 
 @pytest.fixture
@@ -263,6 +267,17 @@ def test_a_message_looks_like_celerys_own(relay: Relay, valkey: redis.Redis) -> 
     assert (headers["id"], headers["task"], headers["tenant"]) == (result.id, "tasks.lab_add", "north")
     assert (headers["ledger"], headers["retries"], headers["timelimit"]) == (True, 0, [9, 8])
     assert headers["eta"] is None
+
+
+def test_a_message_shows_as_much_of_its_arguments_as_celerys_own(relay: Relay, valkey: redis.Redis) -> None:
+    lab_add.delay("x" * 200_000, y="y" * 200_000)
+    relay.publish_due()
+    add_broker_only.apply_async(("x" * 200_000,), {"y": "y" * 200_000})
+    for item in valkey.lrange("default", 0, -1):
+        headers = json.loads(item)["headers"]
+        assert headers["argsrepr"].startswith("['xxx")
+        assert headers["kwargsrepr"].startswith("{'y': 'yyy")
+        assert max(len(headers["argsrepr"]), len(headers["kwargsrepr"])) < 1_100
 
 
 # --- What the broker lost ---------------------------------------------------------------------------------------------
