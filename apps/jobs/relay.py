@@ -26,7 +26,7 @@ from kombu.pools import producers
 
 from apps.jobs import connections, ledger, rescue, sensitive
 from apps.jobs.broker import BrokerWatch
-from apps.jobs.brokers.message_size import MessageTooLarge
+from apps.jobs.brokers.refusal import MessageRefused
 from apps.jobs.failures import Failure
 from apps.jobs.health.heartbeats import Heart
 from apps.jobs.ledger import Due
@@ -140,7 +140,7 @@ class Relay:
                 for job, message in messages:
                     try:
                         self._publish_one(producer, job, message)
-                    except MessageTooLarge as exc:
+                    except MessageRefused as exc:
                         rescue.bury_without_message(job.id, Failure.of(exc))
 
     def _messages(self, due: Sequence[Due]) -> Iterator[tuple[Due, Any]]:

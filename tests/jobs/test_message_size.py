@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from unittest.mock import Mock
+from uuid import UUID
 
 import pytest
 import redis
@@ -12,7 +13,7 @@ from kombu.pools import producers
 from kombu.transport import pyamqp
 
 from apps.jobs.brokers import rabbitmq
-from apps.jobs.brokers.message_size import MessageTooLarge
+from apps.jobs.brokers.refusal import MessageRefused, MessageTooLarge
 from apps.jobs.models import DeadLetter, Job
 from apps.jobs.relay import Relay
 from tasks.lab import lab_add
@@ -59,15 +60,41 @@ def test_a_queue_may_take_less_than_amazon_does(relay: Relay) -> None:
     assert "the broker takes 262,144" in DeadLetter.objects.get().message
 
 
-@pytest.mark.parametrize(("version", "largest"), [("3.13.7", rabbitmq.LARGEST_IN_3), ("4.1.0", rabbitmq.LARGEST)])
-def test_rabbitmq_is_not_asked_to_take_what_closes_the_channel(
-    monkeypatch: pytest.MonkeyPatch, version: str, largest: int
-) -> None:
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """What our channel leaves to py-amqp's."""
     sent = Mock()
     monkeypatch.setattr(pyamqp.Channel, "basic_publish_confirm", sent)
+    return sent
+
+
+def rabbitmq_channel(version: str = "4.1.0") -> rabbitmq.Channel:
     channel = rabbitmq.Channel.__new__(rabbitmq.Channel)
-    channel.connection = Mock(server_properties={"version": version})
+    channel.connection = Mock(server_properties={"version": version}, frame_max=131_072)
+    return channel
+
+
+@pytest.mark.parametrize(("version", "largest"), [("3.13.7", rabbitmq.LARGEST_IN_3), ("4.1.0", rabbitmq.LARGEST)])
+def test_rabbitmq_is_not_asked_to_take_what_closes_the_channel(sent: Mock, version: str, largest: int) -> None:
+    channel = rabbitmq_channel(version)
     channel.basic_publish_confirm(Message(b"x" * largest))
     with pytest.raises(MessageTooLarge, match=f"the broker takes {largest:,}"):
         channel.basic_publish_confirm(Message(b"x" * (largest + 1)))
     sent.assert_called_once()
+
+
+def test_rabbitmq_is_not_asked_to_take_headers_that_close_the_connection(sent: Mock) -> None:
+    channel = rabbitmq_channel()
+    channel.basic_publish_confirm(Message(b"", application_headers={"note": "x" * 131_000}))
+    with pytest.raises(MessageTooLarge, match="The headers have 131,1"):
+        channel.basic_publish_confirm(Message(b"", application_headers={"note": "x" * 131_100}))
+    sent.assert_called_once()
+
+
+@pytest.mark.parametrize("headers", [{"number": 2**63}, {"n" * 256: 1}, {"id": UUID(int=0)}])
+def test_headers_for_which_amqp_has_no_form_are_refused_before_they_are_sent(
+    sent: Mock, headers: dict[str, object]
+) -> None:
+    with pytest.raises(MessageRefused, match="The headers cannot be sent"):
+        rabbitmq_channel().basic_publish_confirm(Message(b"", application_headers=headers))
+    sent.assert_not_called()

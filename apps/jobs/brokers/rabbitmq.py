@@ -18,8 +18,8 @@ from amqp.exceptions import NotFound
 from kombu import Connection, Queue
 from kombu.transport import pyamqp
 
-from apps.jobs.brokers import message_size
 from apps.jobs.brokers.memory import SETTLED
+from apps.jobs.brokers.refusal import MessageRefused, check_size
 from config.broker import GIVEN_UP
 
 # A confirmed write to a majority's disks takes milliseconds (seconds).
@@ -28,17 +28,30 @@ CONFIRM_WITHIN = 5
 # one, and with it ends the batch. It does not tell its limit, so a server that was told to take more is not asked to.
 LARGEST_IN_3 = 128 * 1024 * 1024
 LARGEST = 16 * 1024 * 1024
+# Of a frame that holds the headers, what is not headers (bytes). They have to fit into one; RabbitMQ closes the
+# connection over a larger frame, and with it ends the batch.
+FRAME = 20
 # Every look renews the mark; one of a database that no longer runs goes away by itself (milliseconds).
 MARK_EXPIRES = 7 * 24 * 3600 * 1000
 
 
 class Channel(pyamqp.Channel):
     def basic_publish_confirm(self, msg: Any, *args: Any, **kwargs: Any) -> Any:
-        if len(msg.body) > LARGEST:
-            message_size.check(len(msg.body), self._largest())
+        """Raises `MessageRefused`. Without a connection it raises what shows that this is why."""
+        if self.connection is not None:
+            self._check(msg)
         if kwargs.get("confirm_timeout") is None:
             kwargs["confirm_timeout"] = CONFIRM_WITHIN
         return super().basic_publish_confirm(msg, *args, **kwargs)
+
+    def _check(self, msg: Any) -> None:
+        if len(msg.body) > LARGEST:
+            check_size(len(msg.body), self._largest())
+        try:
+            properties = msg._serialize_properties()
+        except Exception as exc:  # struct's, for a number or a name that AMQP has no room for, and py-amqp's own
+            raise MessageRefused(f"The headers cannot be sent: {exc}") from exc
+        check_size(len(properties), self.connection.frame_max - FRAME, "The headers have")
 
     def _largest(self) -> int:
         version = str(self.connection.server_properties.get("version", ""))

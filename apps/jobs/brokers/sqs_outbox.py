@@ -14,7 +14,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from apps.jobs.brokers import message_size
+from apps.jobs.brokers.refusal import check_size
 
 Entry = dict[str, Any]
 
@@ -44,7 +44,7 @@ class Outbox:
     def send_message(self, *, QueueUrl: str, **entry: Any) -> None:  # noqa: N803 - Amazon's name for it
         size = len(entry["MessageBody"])  # base64: a byte each
         if size > MOST_BYTES:
-            message_size.check(size, self._largest(QueueUrl))
+            check_size(size, self._largest(QueueUrl))
         self.waiting[QueueUrl].append(entry)
 
     def _largest(self, url: str) -> int:
