@@ -10,7 +10,9 @@ Not guaranteed. Order within a group holds for a worker that runs one job at a t
 a group together. SQS counts its messages approximately, and about a minute late.
 """
 
+import hashlib
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -35,6 +37,8 @@ COUNTS = (
     "ApproximateNumberOfMessagesDelayed",
 )
 FIFO = ".fifo"
+# What Amazon takes for the name of a group. It would refuse another, and with it the batch.
+GROUP = re.compile(r"[!-~]{1,128}")
 
 
 class PatientConnection(AsyncSQSConnection):
@@ -70,7 +74,7 @@ class Channel(SQS.Channel):
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         properties, headers = message["properties"], message.get("headers") or {}
         if self.suffix:
-            properties["MessageGroupId"] = headers.get("MessageGroupId") or headers.get("id") or "default"
+            properties["MessageGroupId"] = group_of(headers)
         try:
             super()._put(queue + self.suffix, message, **kwargs)  # type: ignore[no-untyped-call]
         except ClientError as exc:
@@ -108,6 +112,12 @@ class Channel(SQS.Channel):
         receipt = {"QueueUrl": delivery["sqs_queue"], "ReceiptHandle": delivery["sqs_message"]["ReceiptHandle"]}
         with suppress(ClientError):  # it is no longer ours to give back
             self.sqs().change_message_visibility(**receipt, VisibilityTimeout=0)
+
+
+def group_of(headers: dict[str, Any]) -> str:
+    """As the header names it. Of a name that Amazon would not take, its hash: the same name is still the same group."""
+    name = str(headers.get("MessageGroupId") or headers.get("id") or "default")
+    return name if GROUP.fullmatch(name) else hashlib.sha256(name.encode()).hexdigest()
 
 
 class Transport(SQS.Transport):
