@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from amqp.exceptions import NotFound
+from amqp.exceptions import MessageNacked, NotFound
 from kombu import Connection, Queue
 from kombu.transport import pyamqp
 
@@ -42,7 +42,14 @@ class Channel(pyamqp.Channel):
             self._check(msg)
         if kwargs.get("confirm_timeout") is None:
             kwargs["confirm_timeout"] = CONFIRM_WITHIN
-        return super().basic_publish_confirm(msg, *args, **kwargs)
+        try:
+            return super().basic_publish_confirm(msg, *args, **kwargs)
+        except TimeoutError:
+            # The confirmation may come later, and would be taken for the next message's. And without a farewell, for
+            # the answer to which a broker that is frozen would be waited for without end.
+            if self.connection is not None:
+                self.connection.collect()
+            raise
 
     def _check(self, msg: Any) -> None:
         if len(msg.body) > LARGEST:
@@ -62,14 +69,20 @@ class BrokerConnection(pyamqp.Connection):
     Channel = Channel
 
 
+# py-amqp counts it among neither. A queue that takes nothing more, or has no majority, takes it later.
+CHANNEL_ERRORS: Any = (*pyamqp.Transport.channel_errors, MessageNacked)
+
+
 class Transport(pyamqp.Transport):
     Connection = BrokerConnection
+    channel_errors = CHANNEL_ERRORS
 
 
 class SSLTransport(pyamqp.SSLTransport):
     """The certificate must be the host's: by default py-amqp takes anybody's that a known authority has signed."""
 
     Connection = BrokerConnection
+    channel_errors = CHANNEL_ERRORS
     client: Any
 
     def establish_connection(self) -> Any:

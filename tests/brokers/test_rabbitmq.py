@@ -1,0 +1,98 @@
+"""What only RabbitMQ does: it refuses for now, and confirms late.
+
+`BROKERS=rabbitmq pytest tests/brokers/test_rabbitmq.py`: its server takes ten seconds to start.
+"""
+
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from amqp.exceptions import MessageNacked
+from celery import current_app
+from kombu import Connection, Queue
+from kombu.pools import producers
+
+from apps.jobs.brokers import rabbitmq
+from apps.jobs.models import Job
+from apps.jobs.relay import Relay
+from apps.local.children import family_of
+from apps.local.rabbitmq import RabbitMQServer
+from config.broker import broker_of
+from tasks.lab import lab_nothing
+from tests.brokers.conftest import wanted
+
+# Refuses every message.
+FULL = {"x-max-length": 0, "x-overflow": "reject-publish"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQServer]:
+    if "rabbitmq" not in wanted():
+        pytest.skip("Only where BROKERS names rabbitmq.")
+    server = RabbitMQServer(tmp_path_factory.mktemp("rabbitmq"), password="rabbitmq")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def broker(server: RabbitMQServer) -> Iterator[Connection]:
+    made = broker_of(server.url())
+    assert current_app.conf  # which puts our transports in kombu's place
+    with Connection(made.url, transport_options=dict(made.options)) as broker:
+        yield broker
+
+
+@pytest.fixture
+def relay(transactional_db: None, broker: Connection, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+    app = current_app._get_current_object()
+    monkeypatch.setattr(app, "connection_for_write", lambda *_, **__: broker.clone())
+    relay = Relay(app)
+    yield relay
+    relay.ear.close()
+
+
+def publish(broker: Connection, queue: str) -> None:
+    with producers[broker].acquire(block=True) as producer:
+        producer.publish("", routing_key=queue)
+
+
+def declare(broker: Connection, name: str, arguments: dict[str, object]) -> None:
+    Queue(name, queue_arguments=arguments, channel=broker.default_channel).declare()
+
+
+def family(server: RabbitMQServer) -> list[psutil.Process]:
+    assert server.process
+    return family_of(server.process.pid)
+
+
+def test_a_job_that_the_broker_refuses_for_now_stays_queued_and_the_relay_tries_again(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("apps.jobs.relay.time.sleep", pauses.append)
+    monkeypatch.setattr(current_app.amqp.queues["default"], "queue_arguments", FULL)
+    lab_nothing.delay_many([{}, {}])
+    relay._turn()
+    assert len(pauses) == 1
+    assert set(Job.objects.values_list("state", flat=True)) == {Job.State.QUEUED}
+
+
+def test_a_confirmation_that_comes_late_is_not_taken_for_the_next_messages(
+    server: RabbitMQServer, broker: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(broker, "roomy", {})
+    declare(broker, "full", FULL)
+    publish(broker, "roomy")
+    with monkeypatch.context() as impatient:
+        impatient.setattr(rabbitmq, "CONFIRM_WITHIN", 0.5)
+        for process in family(server):
+            process.suspend()
+        try:
+            with pytest.raises(TimeoutError):
+                publish(broker, "roomy")
+        finally:
+            for process in family(server):
+                process.resume()
+    with pytest.raises(MessageNacked):
+        publish(broker, "full")
