@@ -117,8 +117,9 @@ class Relay:
             self.next_sample = time.monotonic() + samples.EVERY
         counts.write_if_due()
         if time.monotonic() >= self.next_rescue:
-            self.rescue()
+            # First, for what cannot be found out now must not keep the next turn from publishing.
             self.next_rescue = time.monotonic() + settings.JOBS_RESCUE_EVERY.total_seconds()
+            self.rescue()
         return self.publish_due()
 
     def publish_due(self) -> int:

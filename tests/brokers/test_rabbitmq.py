@@ -1,4 +1,4 @@
-"""What only RabbitMQ does: it refuses for now, and confirms late.
+"""What only RabbitMQ does: it refuses for now, confirms late, and loses a node.
 
 `BROKERS=rabbitmq pytest tests/brokers/test_rabbitmq.py`: its server takes ten seconds to start.
 """
@@ -13,6 +13,7 @@ from kombu import Connection, Queue
 from kombu.pools import producers
 
 from apps.jobs.brokers import rabbitmq
+from apps.jobs.brokers.rabbitmq import RabbitMQMemory
 from apps.jobs.models import Job
 from apps.jobs.relay import Relay
 from apps.local.children import family_of
@@ -96,3 +97,13 @@ def test_a_confirmation_that_comes_late_is_not_taken_for_the_next_messages(
                 process.resume()
     with pytest.raises(MessageNacked):
         publish(broker, "full")
+
+
+def test_the_mark_has_copies_on_other_nodes(broker: Connection) -> None:
+    memory = RabbitMQMemory(broker)
+    memory.remember("this run")
+    assert memory.remembers("this run")
+    assert not memory.remembers("another run")
+    # RabbitMQ refuses to declare a queue as of another kind than it is.
+    arguments = {"x-queue-type": "quorum", "x-expires": rabbitmq.MARK_EXPIRES}
+    declare(broker, rabbitmq._mark("this run"), arguments)

@@ -146,6 +146,17 @@ def test_a_relay_that_dies_between_publishing_and_its_commit_publishes_again_and
     assert not ledger.claim({job_id: 0}, None)
 
 
+def test_what_the_broker_cannot_tell_keeps_no_job_from_being_published(
+    relay: Relay, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "rescue", _refuse)
+    monkeypatch.setattr("apps.jobs.relay.time.sleep", lambda _: None)
+    result = lab_nothing.delay()
+    relay._turn()
+    relay._turn()
+    assert ids_in(valkey) == [result.id]
+
+
 def test_a_paused_queue_is_not_published(relay: Relay, valkey: redis.Redis) -> None:
     queues.pause("default")
     lab_nothing.delay()

@@ -102,11 +102,11 @@ class RabbitMQMemory:
         self.broker = broker
 
     def remembers(self, database: str) -> bool:
-        """The mark is a queue: it lasts as long as the messages do."""
+        """The mark is a queue of the jobs' own kind: it lasts as long as the messages do, whichever node is away."""
         return self._look(_mark(database)) is not None
 
     def remember(self, database: str) -> None:
-        arguments = {"x-expires": MARK_EXPIRES}
+        arguments = {"x-queue-type": "quorum", "x-expires": MARK_EXPIRES}
         self.broker.default_channel.queue_declare(_mark(database), durable=True, auto_delete=False, arguments=arguments)
 
     def empty(self, queues: Iterable[str]) -> list[str]:
@@ -140,4 +140,5 @@ class RabbitMQMemory:
 
 
 def _mark(database: str) -> str:
-    return f"nightshift.mark.{hashlib.sha256(database.encode()).hexdigest()[:16]}"
+    """Not `nightshift.mark`: of that name there are classic queues, and none can be declared as what it is not."""
+    return f"nightshift.quorum-mark.{hashlib.sha256(database.encode()).hexdigest()[:16]}"
