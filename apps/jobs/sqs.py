@@ -120,7 +120,10 @@ class Queue:
         """A message that is no longer ours to delete stays, and so does one that is gone already."""
         entries = [{"Id": message.id, "ReceiptHandle": message.receipt}]
         with _translated():
-            _client().delete_message_batch(QueueUrl=self.url, Entries=entries)
+            answer = _client().delete_message_batch(QueueUrl=self.url, Entries=entries)
+        for failed in answer.get("Failed", []):
+            if not failed["SenderFault"]:
+                raise QueueUnavailable(f"SQS could not delete a message ({failed['Code']}).")
 
 
 def enqueue(queue: str, body: Any, *, group: str | None = None, deduplication_id: str | None = None) -> str:

@@ -106,6 +106,8 @@ class Held:
                 self._extend()
             except QueueUnavailable as exc:
                 logger.warning("Messages could not be kept: %s", exc)
+            except Exception:  # as of a token that expired: without this thread nothing would be kept any more
+                logger.exception("Messages could not be kept")
 
     def _extend(self) -> None:
         with self._lock:
@@ -184,12 +186,13 @@ class SqsConsumer:
         self.held.begin()
         try:
             self.handler(_parsed(message))
-        except connections.LOST:
-            self._comes_back(message)
-            raise
         except Unusable as exc:
             return self._is_over(message, Failure.of(exc, kind=_kind(exc)))
         except Exception as exc:  # recorded and tried again: one message must not stop those behind it
+            # A deadlock or a time-out is such an error, too, and may be this message's own.
+            if isinstance(exc, connections.LOST) and not connection.is_usable():
+                self._comes_back(message)
+                raise
             logger.exception("Message %s failed, delivery %d", message.id, message.receives)
             if message.receives < self.redrive.max_receives:
                 return self._comes_back(message)

@@ -4,16 +4,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from celery import current_app
 from django.conf import settings
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import OperationalError, connection
 from pytest_django import Settings
 
 from apps.catalog import changes
@@ -21,7 +24,7 @@ from apps.catalog.models import Product, SupplierChange
 from apps.jobs import dead_letters
 from apps.jobs.failures import Failure
 from apps.jobs.models import DeadLetter
-from apps.jobs.sqs import MAX_BODY, NoDeadLetterQueue, Queue, QueueUnavailable, enqueue
+from apps.jobs.sqs import MAX_BODY, NoDeadLetterQueue, Queue, QueueUnavailable, _client, enqueue
 from apps.jobs.sqs_consumer import SqsConsumer
 from apps.jobs.work import Work
 from apps.local.children import spawn
@@ -71,6 +74,56 @@ def test_a_send_that_is_repeated_is_one_message(sqs: str) -> None:
         enqueue("orders.fifo", {"order": 1}, group="order-1", deduplication_id="order-1-paid")
     enqueue("orders.fifo", {"order": 1}, group="order-1", deduplication_id="order-1-sent")
     assert waiting(queue) == 2
+
+
+@pytest.mark.parametrize("is_ours", [False, True])
+def test_a_message_that_amazon_could_not_delete_is_said_to_be_there(
+    sqs: str, monkeypatch: pytest.MonkeyPatch, is_ours: bool
+) -> None:
+    queue = make_queue("orders")
+    enqueue("orders", 1)
+    [message] = queue.receive(1, 0, VISIBILITY)
+    failed = {"Id": message.id, "Code": "InternalError", "SenderFault": is_ours}
+    monkeypatch.setattr(_client(), "delete_message_batch", lambda **_: {"Failed": [failed]})
+    with nullcontext() if is_ours else pytest.raises(QueueUnavailable, match="InternalError"):
+        queue.delete(message)
+
+
+def test_an_error_of_the_database_that_is_the_messages_own_ends_in_a_letter(sqs: str) -> None:
+    queue = make_queue("orders", max_receives=1)
+    enqueue("orders", 1)
+    consumer_of(queue, Mock(side_effect=OperationalError("canceling statement due to lock timeout"))).run_once()
+    assert DeadLetter.objects.get().exception == "OperationalError"
+    assert waiting(queue) == 0
+
+
+def test_a_message_in_whose_turn_the_database_is_lost_comes_back(sqs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = make_queue("orders", max_receives=1)
+    enqueue("orders", 1)
+    consumer = consumer_of(queue, Mock(side_effect=OperationalError("server closed the connection")))
+    monkeypatch.setattr(connection, "is_usable", lambda: False)
+    with pytest.raises(OperationalError):
+        consumer.run_once()
+    assert not DeadLetter.objects.exists()
+    assert waiting(queue) == 1
+
+
+def test_a_message_is_kept_although_it_could_not_be_once(sqs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_queue("orders")
+    enqueue("orders", 1)
+    kept = threading.Event()
+    consumer = SqsConsumer("orders", Mock(side_effect=lambda _: kept.wait(PATIENCE)), visibility=1, wait=0)
+    keep, errors = consumer.queue.keep, iter([ValueError("The security token has expired.")])
+
+    def keep_but_once(*args: Any) -> set[str]:
+        for error in errors:
+            raise error
+        kept.set()
+        return keep(*args)
+
+    monkeypatch.setattr(consumer.queue, "keep", keep_but_once)
+    consumer.run_once()
+    assert kept.is_set()
 
 
 def test_a_fifo_message_that_says_not_what_it_is_about_is_refused(sqs: str) -> None:
