@@ -13,12 +13,9 @@ from django.db import OperationalError, connection
 
 from apps.jobs.ledger import CHANNEL
 
-# What names the server and the account, and notices that the server is gone, of all that Django gives its own
-# connections.
-ADDRESS = (
-    *("host", "port", "user", "password", "dbname", "sslmode"),
-    *("keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"),
-)
+# What Django gives its own connections for their queries. All else says where the server is, who we are, and how to
+# notice that it is gone.
+FOR_QUERIES = ("context", "cursor_factory", "client_encoding", "prepare_threshold")
 
 
 class Ear:
@@ -29,16 +26,21 @@ class Ear:
         """Whether something was recorded within `timeout` seconds. Raises OperationalError without a database."""
         try:
             return any(self._listening().notifies(timeout=timeout, stop_after=1))
-        except psycopg.OperationalError as exc:
+        except psycopg.Error as exc:
             self.close()
             raise OperationalError(str(exc)) from exc
 
     def _listening(self) -> "psycopg.Connection[Any]":
         if self._session is None:
             parameters = connection.get_connection_params()
-            address = {name: parameters[name] for name in ADDRESS if name in parameters}
-            self._session = psycopg.connect(**address, autocommit=True, connect_timeout=5)
-            self._session.execute(f"LISTEN {CHANNEL}")
+            address = {name: value for name, value in parameters.items() if name not in FOR_QUERIES}
+            session = psycopg.connect(**{"connect_timeout": 5, **address, "autocommit": True})
+            try:
+                session.execute(f"LISTEN {CHANNEL}")
+            except psycopg.Error:
+                session.close()  # or it would be taken for one that listens
+                raise
+            self._session = session
         return self._session
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
 from apps.jobs import ledger, rescue
@@ -211,6 +211,29 @@ def test_a_job_for_later_wakes_nobody() -> None:
         ear.wait(0)
         record(delay=3600)
         assert not ear.wait(0.2)
+    finally:
+        ear.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_relay_listens_to_the_server_as_django_would_connect_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "options", "-c lock_timeout=1234ms")
+    ear = Ear()
+    try:
+        assert ear._listening().execute("SHOW lock_timeout").fetchone() == ("1234ms",)
+    finally:
+        ear.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_relay_that_could_not_listen_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    ear = Ear()
+    try:
+        with monkeypatch.context() as broken:
+            broken.setattr("apps.jobs.wakeup.CHANNEL", "no channel")
+            with pytest.raises(OperationalError):
+                ear.wait(0)
+        assert heard(ear, record)
     finally:
         ear.close()
 
