@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -18,7 +19,7 @@ from apps.jobs.models import Job
 from apps.jobs.relay import Relay
 from apps.local.children import family_of
 from apps.local.rabbitmq import RabbitMQServer
-from config.broker import broker_of
+from config.broker import GIVEN_UP, broker_of
 from tasks.lab import lab_nothing
 from tests.brokers.conftest import wanted
 
@@ -107,3 +108,16 @@ def test_the_mark_has_copies_on_other_nodes(broker: Connection) -> None:
     # RabbitMQ refuses to declare a queue as of another kind than it is.
     arguments = {"x-queue-type": "quorum", "x-expires": rabbitmq.MARK_EXPIRES}
     declare(broker, rabbitmq._mark("this run"), arguments)
+
+
+def test_a_queue_of_what_was_given_up_stays_as_an_earlier_version_declared_it(broker: Connection) -> None:
+    broker.default_channel.queue_delete(GIVEN_UP)
+    declare(broker, GIVEN_UP, {"x-queue-type": "quorum", "x-delivery-limit": 30})
+    assert list(RabbitMQMemory(broker).given_up()) == []
+
+
+@pytest.mark.parametrize(("version", "limit"), [("3.13.7", None), ("4.1.0", -1)])
+def test_what_was_given_up_is_not_dropped_for_going_back_too_often(version: str, limit: int | None) -> None:
+    made = RabbitMQMemory(Mock())
+    made.broker.default_channel.connection.server_properties = {"version": version}
+    assert made._given_up_arguments().get("x-delivery-limit") == limit

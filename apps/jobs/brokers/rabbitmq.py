@@ -11,7 +11,7 @@ nobody consumes; beside a living worker a lost message is found by its age.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from amqp.exceptions import MessageNacked, NotFound
@@ -61,8 +61,7 @@ class Channel(pyamqp.Channel):
         check_size(len(properties), self.connection.frame_max - FRAME, "The headers have")
 
     def _largest(self) -> int:
-        version = str(self.connection.server_properties.get("version", ""))
-        return LARGEST_IN_3 if version.startswith("3.") else LARGEST
+        return LARGEST_IN_3 if is_version_3(self.connection.server_properties) else LARGEST
 
 
 class BrokerConnection(pyamqp.Connection):
@@ -133,10 +132,22 @@ class RabbitMQMemory:
 
     def given_up(self) -> Iterator[Any]:
         """From a queue in the default exchange, so that there is no binding which could get lost."""
-        queue = Queue(GIVEN_UP, queue_arguments={"x-queue-type": "quorum"}, channel=self.broker.default_channel)
-        queue.declare()
+        queue = Queue(GIVEN_UP, queue_arguments=self._given_up_arguments(), channel=self.broker.default_channel)
+        if self._look(GIVEN_UP) is None:  # one of an earlier version stays as it was declared
+            queue.declare()
         while message := queue.get():
             yield message
+
+    def _given_up_arguments(self) -> dict[str, Any]:
+        """What cannot become a letter goes back each time. Since version 4 it would be dropped at the twentieth, unless
+        told that there is no limit. Before, there was none, and -1 was no word for that."""
+        properties = self.broker.default_channel.connection.server_properties
+        unlimited = {} if is_version_3(properties) else {"x-delivery-limit": -1}
+        return {"x-queue-type": "quorum", **unlimited}
+
+
+def is_version_3(properties: Mapping[str, Any]) -> bool:
+    return str(properties.get("version", "")).startswith("3.")
 
 
 def _mark(database: str) -> str:
