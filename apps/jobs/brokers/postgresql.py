@@ -48,9 +48,15 @@ class Channel(kombu_pgmq.Channel):
             self.connection.drain_soon()
 
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """The same. What was to go back at once comes back after its visibility time-out."""
         self._insist_on_a_connection()
-        super().basic_reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
-        self.connection.drain_soon()
+        try:
+            super().basic_reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
+        except psycopg.OperationalError:
+            self.qos.ack(delivery_tag)
+            raise
+        finally:
+            self.connection.drain_soon()
 
     def _insist_on_a_connection(self) -> None:
         """A job may end after its channel was closed, which must look like what it is: a lost connection."""
