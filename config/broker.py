@@ -1,17 +1,24 @@
 """From the broker's URL to what Celery and kombu have to know about it, each option with its reason."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 from psycopg.conninfo import make_conninfo
+from psycopg.pq import Conninfo
 
 from config.env import env
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+# A host that is cut off hears nothing, not even an error: 40 s, where TCP would wait for a quarter of an hour for an
+# answer, and for two hours while there is no question.
+NOTICES_A_DEAD_HOST: Mapping[str, int] = MappingProxyType(
+    {"keepalives_idle": 20, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 40_000}
+)
 
 # Where RabbitMQ puts what it has delivered too often; the relay makes dead letters of it.
 GIVEN_UP = "nightshift.given-up"
@@ -68,7 +75,8 @@ def broker_of(url: str, database: Mapping[str, Any] = NOTHING) -> Broker:
     ledger's, which `pgmq://` alone stands for.
     """
     url = url.strip()
-    if url.lower() == "pgmq://":
+    is_the_ledgers = url.lower() == "pgmq://"
+    if is_the_ledgers:
         url = _in_database(database)
     addresses = [urlsplit(address) for address in url.split(";")]
     scheme = addresses[0].scheme
@@ -77,7 +85,8 @@ def broker_of(url: str, database: Mapping[str, Any] = NOTHING) -> Broker:
         raise _refused(REFUSED.get(scheme.partition("+")[0], f"Nightshift does not know {scheme!r}.") + f" {KNOWN}")
     if len(addresses) > 1 and (scheme not in CLUSTERS or {address.scheme for address in addresses} != {scheme}):
         raise _refused("Several addresses are one broker only where it is a cluster: all sentinel://, or all amqp://.")
-    return made(";".join(_checked(address) for address in addresses))
+    broker = made(";".join(_checked(address) for address in addresses))
+    return _connected_like(broker, database) if is_the_ledgers else broker
 
 
 def _refused(why: str) -> ImproperlyConfigured:
@@ -223,6 +232,14 @@ def _in_database(database: Mapping[str, Any]) -> str:
     return f"pgmq://{user}:{password}@{host}:{database.get('PORT') or 5432}/{name}"
 
 
+def _connected_like(broker: Broker, database: Mapping[str, Any]) -> Broker:
+    """With those of the ledger's options that are libpq's: its certificates and time-outs, above all."""
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    options = {name: value for name, value in database.get("OPTIONS", {}).items() if name in known}
+    conninfo = _quotable(make_conninfo(broker.options["conn_string"], **options))
+    return replace(broker, options={**broker.options, "conn_string": conninfo})
+
+
 def _conninfo(address: SplitResult) -> str:
     parts = {
         "host": address.hostname or "localhost",
@@ -231,7 +248,11 @@ def _conninfo(address: SplitResult) -> str:
         "user": address.username,
         "password": address.password,
     }
-    conninfo = make_conninfo(**{name: unquote(value) for name, value in parts.items() if value})
+    named = {name: unquote(value) for name, value in parts.items() if value}
+    return _quotable(make_conninfo(make_conninfo(**named), **NOTICES_A_DEAD_HOST))
+
+
+def _quotable(conninfo: str) -> str:
     if "'" in conninfo:  # psycopg quotes what needs it; pgmq's client forgets to
         raise _refused("pgmq:// cannot do with blanks, quotes or backslashes, not even in a password. Choose another.")
     return conninfo

@@ -6,7 +6,7 @@ from typing import Any
 import django_stubs_ext
 from django.core.exceptions import ImproperlyConfigured
 
-from config.broker import broker_of
+from config.broker import NOTICES_A_DEAD_HOST, broker_of
 from config.env import ROOT, env
 from config.logging import LOGGING as LOGGING
 from config.queues import DEFAULT_QUEUE, QUEUES, SQS_HANDLERS, TASK_ROUTES, task_queues
@@ -107,12 +107,7 @@ DATABASES: dict[str, dict[str, Any]] = {
             "application_name": "nightshift",
             # A database that does not answer a connection attempt in 5 s is down; a request must not wait for longer.
             "connect_timeout": 5,
-            # A host that is cut off hears nothing, not even an error: 40 s, where TCP would wait for a quarter of an
-            # hour for an answer, and for two hours while there is no question.
-            "keepalives_idle": 20,
-            "keepalives_interval": 5,
-            "keepalives_count": 4,
-            "tcp_user_timeout": 40_000,
+            **NOTICES_A_DEAD_HOST,
             # What the URL asks for behind its question mark: sslmode=verify-full, above all.
             **DATABASE.get("OPTIONS", {}),
         },

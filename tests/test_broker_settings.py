@@ -111,6 +111,18 @@ def test_a_broker_without_fan_out_has_no_events_and_no_remote_control() -> None:
     assert not broker_of("pgmq://u:p@127.0.0.1/shop").has_events
 
 
+def test_pgmq_alone_connects_as_the_ledger_does() -> None:
+    options = {"sslmode": "verify-full", "sslrootcert": "/ca.pem", "keepalives_idle": 7, "pool": True}
+    conninfo = conninfo_to_dict(broker_of("pgmq://", {**LEDGER, "OPTIONS": options}).options["conn_string"])
+    assert conninfo.items() >= {"sslmode": "verify-full", "sslrootcert": "/ca.pem", "keepalives_idle": "7"}.items()
+    assert "pool" not in conninfo
+
+
+def test_a_queue_in_postgresql_notices_that_its_host_is_cut_off() -> None:
+    conninfo = conninfo_to_dict(broker_of("pgmq://u:p@127.0.0.1/shop").options["conn_string"])
+    assert conninfo["tcp_user_timeout"] == "40000"
+
+
 def test_pgmq_alone_means_the_ledgers_own_database() -> None:
     assert broker_of("pgmq://", LEDGER).url == "pgmq://night:p%40ss%2Fword@db:5433/shop"
 
