@@ -9,16 +9,13 @@ VAR = ROOT / "var"
 
 
 def private_folder(path: Path) -> Path:
-    """Closed to others, also where it was there before: the installer opens the folder of the logs."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.chmod(0o700)
     return path
 
 
 def write_private(path: Path, text: str) -> None:
     """Replace the file in one step; nobody but its owner can read it, not even for a moment."""
-    # One that is there is left open: `var` itself may hold the file, and the account of PostgreSQL walks through that.
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(path.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with open(draft, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         file.write(text)

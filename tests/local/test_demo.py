@@ -7,7 +7,7 @@ from django.core.management import CommandError, call_command
 from apps.local import environment
 from apps.local.exclusive import exclusively
 from apps.local.management.commands import demo
-from apps.local.places import kept_secret, private_folder, write_private
+from apps.local.places import kept_secret
 from apps.local.procfile import Line
 from apps.local.stack import FLOWER_PORT, Interrupted, Stack
 
@@ -50,16 +50,6 @@ def test_what_a_killed_demo_left_in_its_file_is_not_taken_for_a_persons_wish(mon
 def test_a_secret_stays_the_same_and_is_nobody_elses(folder: Path) -> None:
     assert kept_secret("word", folder) == kept_secret("word", folder) != kept_secret("another", folder)
     assert (folder / "word").stat().st_mode & 0o077 == 0
-
-
-def test_a_folder_of_logs_is_closed_to_others_and_the_one_above_stays_open(folder: Path) -> None:
-    logs = folder / "log"
-    for open_to_all in (folder, logs):
-        open_to_all.mkdir(exist_ok=True)
-        open_to_all.chmod(0o755)
-    private_folder(logs)
-    write_private(folder / "local.env", "")
-    assert (logs.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o700, 0o755)
 
 
 def test_the_demo_never_talks_to_the_real_stripe(folder: Path) -> None:
