@@ -17,6 +17,8 @@ from pathlib import Path
 from threading import Thread
 from typing import IO
 
+from apps.local.places import private_folder
+
 # What the installers say, in the order in which to look for it, and what is true then.
 FAILURES = {
     r"DO NOT MATCH THE HASHES|[Hh]ash mismatch": (
@@ -48,7 +50,7 @@ def install(lock: Path, python: Path, *, log: Path) -> None:
     started = time.monotonic()
     total = len(re.findall(r"^[\w.-]+==", lock.read_text(), re.MULTILINE))
     print(f"Installing {total} packages into .venv (once) …", flush=True)
-    log.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(log.parent)  # whose other logs tell of orders, names and addresses
     log.write_text("")
     if not (with_uv(lock, python, log, total) or with_pip(lock, python, log, total)):
         raise InstallationFailed(explain(log))
