@@ -178,17 +178,25 @@ class JobRequest(Request):
         return bool(self._task.durable or self._request_dict.get("ledger"))
 
     def _hand_back(self) -> None:
-        """Our own shutdown ended it, uncounted. A broker-only job's message goes back as the connection closes."""
+        """Our own shutdown ended it, uncounted. A message that is all there is goes back as the connection closes: of a
+        broker-only job, or of another producer's whose child had not made a row of it.
+        """
         state.task_ready(self)
         if self._in_ledger():
-            self._tell_ledger(lambda: rescue.release(lease.worker_id(), {self.job_id: self.token}))
-            self.acknowledge()
+            released = self._tell_ledger(lambda: rescue.release(lease.worker_id(), {self.job_id: self.token}))
+            if released or self.has_row:
+                self.acknowledge()
 
     def _child_lost(self, exc: BaseException) -> None:
         state.task_ready(self)
         failure = Failure.worker_lost(f"The process that ran this job was lost: {exc}")
         state_now = self._tell_ledger(lambda: rescue.crashed(self.job_id, failure, lease.worker_id(), self.token))
-        self.acknowledge()
+        if state_now is not None or self.has_row:
+            self.acknowledge()
+        else:
+            # The child may not have made a row of it yet. If there is one after all, the claim drops the message.
+            self.acknowledged = True
+            lease.requeue_later(self.message, self._connection_errors)
         self.send_event(meter.AFTER_A_CRASH.get(state_now, "task-retried"), exception=repr(exc), traceback="")
 
     def _tell_ledger(self, transition: Callable[[], T]) -> T | None:

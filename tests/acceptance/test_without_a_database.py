@@ -104,6 +104,30 @@ def test_a_message_that_reaches_no_task_and_comes_just_then_still_leaves_its_let
     assert kinds_found(everything) == kinds
 
 
+@pytest.mark.parametrize("how", ["its child is killed", "its worker is stopped"])
+def test_a_message_of_another_producer_is_kept_though_nobody_could_make_a_row_of_it(site: Site, how: str) -> None:
+    """It is all there is of the job."""
+    eventually(site.is_idle)
+    site.postgres.stop()
+    task_id = str(uuid4())
+    site.push(packed(headers={"id": task_id, "task": "tasks.lab_nothing"}, body=[[], {}, {}]))
+    eventually(lambda: f"{task_id}] received" in site.log("worker").read_text())
+    if how == "its child is killed":
+        for child in site.children("worker"):
+            child.kill()
+        eventually(lambda: f"{task_id}] lost its process" in site.log("worker").read_text())
+        site.postgres.start()
+    else:
+        site.terminate("worker", timeout=60)
+        site.postgres.start()
+        site.start_worker()
+    eventually(lambda: has_ended(task_id), timeout=30, describe=lambda: site.last_words("worker"))
+
+
+def has_ended(task_id: str) -> bool:
+    return Job.objects.filter(pk=task_id, state=Job.State.SUCCEEDED).exists()
+
+
 def sent(job: NewJob) -> UUID:
     """Its message is on the way, and the relay has no reason to send another."""
     [recorded] = ledger.record([replace(job, id=uuid4(), delay=3600)])
