@@ -45,16 +45,16 @@ def sealed(message: Any, queue: str, priority: int | None) -> str:
     return str(dumps(envelope))
 
 
-def readable(item: bytes | str) -> bytes | str:
-    """The item itself, or an envelope around it that says what is wrong with it."""
+def readable(item: bytes | str, queue: str) -> bytes | str:
+    """The item itself, or an envelope around it that says what is wrong with it, and where it lay."""
     _, wrong = _opened(item)
-    return item if wrong is None else json.dumps(_around(item, wrong))
+    return item if wrong is None else json.dumps(_around(item, wrong, queue))
 
 
-def opened(item: bytes | str, tag: str | None) -> dict[str, Any]:
+def opened(item: bytes | str, queue: str, tag: str | None) -> dict[str, Any]:
     """The envelope that the item is, or that is put around it, under this tag or a new one. It is read once."""
     envelope, wrong = _opened(item)
-    return envelope if wrong is None else _around(item, wrong, tag)
+    return envelope if wrong is None else _around(item, wrong, queue, tag)
 
 
 def _opened(item: bytes | str) -> tuple[Any, str | None]:
@@ -73,9 +73,15 @@ def _what_is_wrong(envelope: Any) -> str | None:
     properties = envelope.get("properties")
     if not isinstance(properties, dict) or not properties.get("delivery_tag"):
         return "The envelope has no delivery tag."
-    if not isinstance(properties.get("delivery_info"), dict):
+    if not _says_where(properties.get("delivery_info")):
         return "The envelope does not say where it was delivered to."
     return _what_is_wrong_with_body(envelope.get("body"), properties.get("body_encoding"))
+
+
+def _says_where(info: Any) -> bool:
+    """kombu gives a message back by these, if nobody acknowledges it."""
+    named = [info.get("exchange"), info.get("routing_key")] if isinstance(info, dict) else []
+    return any(named) and all(isinstance(name, str) for name in named)
 
 
 def _what_is_wrong_with_body(body: Any, encoding: Any) -> str | None:
@@ -102,7 +108,7 @@ def count_deliveries(envelope: dict[str, Any], before: int) -> None:
         envelope["headers"][DELIVERIES] = before
 
 
-def _around(item: bytes | str, reason: str, tag: str | None = None) -> dict[str, Any]:
+def _around(item: bytes | str, reason: str, queue: str, tag: str | None = None) -> dict[str, Any]:
     text = item.decode("utf-8", "replace") if isinstance(item, bytes) else item
     return {
         "body": text[:SHOWN],
@@ -111,7 +117,7 @@ def _around(item: bytes | str, reason: str, tag: str | None = None) -> dict[str,
         "headers": {"reason": reason},
         "properties": {
             "delivery_tag": tag or str(uuid4()),
-            "delivery_info": {"exchange": "", "routing_key": ""},
+            "delivery_info": {"exchange": "", "routing_key": queue},
             "delivery_mode": 2,
         },
     }

@@ -94,8 +94,8 @@ class Client(redis.Redis):
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
         response = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         if command_name == "BRPOP" and response:
-            queue, item = response
-            return queue, readable(item)
+            key, item = response
+            return key, readable(item, queue=key.decode().rsplit(kombu_redis.Channel.sep, 1)[0])
         return response
 
 
@@ -292,7 +292,7 @@ class Channel(kombu_redis.Channel):
         self._queue_cycle.rotate(queue)
         self.noted = tag
         try:
-            self.connection._deliver(opened(item, tag), queue)
+            self.connection._deliver(opened(item, queue, tag), queue)
         finally:
             self.noted = None
 

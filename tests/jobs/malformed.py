@@ -143,7 +143,7 @@ def kinds_of_letters(letters: Iterable[DeadLetter]) -> dict[str, list[str]]:
     """By the name of the item that was `addressed`. Of an envelope that cannot be read, the letter shows the text."""
     found = [(letter.queue, letter.args, letter.kind) for letter in letters]
     return {
-        name: [kind for queue, args, kind in found if queue == name or (not queue and args == [shown(addressed(name))])]
+        name: [kind for queue, args, kind in found if queue == name or args == [shown(addressed(name))]]
         for name in UNUSABLE
     }
 

@@ -61,7 +61,7 @@ class Consumer(JobConsumer):
         """What the transport brings, as kombu makes a message of it."""
         channel = Mock(codecs=Channel.codecs)
         channel.decode_body = partial(Channel.decode_body, channel)
-        message: Any = Message(json.loads(readable(item)), channel=channel)
+        message: Any = Message(json.loads(readable(item, "default")), channel=channel)
         message.ack_log_error = message.ack = Mock()
         message.reject_log_error = Mock()
         if message.errors:
@@ -225,7 +225,7 @@ def test_an_unknown_job_comes_back_later_while_a_deploy_migrates(
 
 def test_an_envelope_that_is_good_is_left_alone() -> None:
     item = json.dumps(envelope()).encode()
-    assert readable(item) is item
+    assert readable(item, "default") is item
 
 
 def test_only_what_brpop_brings_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

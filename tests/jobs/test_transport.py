@@ -1,5 +1,6 @@
 """The transport's own economy; what it makes of bad envelopes is in `test_consumer.py`."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -109,6 +110,24 @@ def test_a_channel_that_closes_acknowledges_what_is_settled_and_hands_back_the_r
     channel.close()
     assert valkey.hlen("unacked") == 0
     assert valkey.llen("default") == 2
+
+
+NOWHERE = {"delivery_tag": "a tag", "delivery_info": {"exchange": "", "routing_key": None}}
+
+
+@pytest.mark.parametrize("item", [b"{}", b"not JSON", json.dumps({"body": "", "properties": NOWHERE}).encode()])
+def test_what_no_worker_can_read_goes_back_into_its_queue_from_a_worker_that_is_gone(
+    valkey: redis.Redis, item: bytes
+) -> None:
+    """If the next worker cannot put it back, it exits, and so does each after it."""
+    valkey.rpush("work", item)
+    seen: list[Any] = []
+    connect = current_app.connection_for_write
+    with connect() as there, connect() as gone, Consumer(gone, [Queue("work")], on_message=seen.append):
+        gone.drain_events(timeout=5)
+        [message] = seen
+        open_channel(there).qos.restore_by_tag(message.delivery_tag)
+        assert (valkey.llen("work"), valkey.hlen("unacked")) == (1, 0)
 
 
 def test_a_message_that_goes_back_into_its_queue_says_how_often_it_was_delivered(channel: Any) -> None:

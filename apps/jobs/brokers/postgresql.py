@@ -32,7 +32,7 @@ INSTALLING = 7_460_112
 
 class Channel(kombu_pgmq.Channel):
     def _pgmq_message_to_python(self, message: Any, queue: str) -> Any:
-        message.message = loads(readable(dumps(message.message)))
+        message.message = loads(readable(dumps(message.message), queue))
         count_deliveries(message.message, before=message.read_ct - 1)
         return super()._pgmq_message_to_python(message, queue)
 

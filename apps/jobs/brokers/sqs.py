@@ -102,7 +102,7 @@ class Channel(SQS.Channel):
     def _message_to_python(self, message: dict[str, Any], queue_name: str, q_url: str) -> Any:
         body: bytes = self._decode_python_message_body(message["Body"])  # type: ignore[no-untyped-call]
         text = body.decode("utf-8", "replace")
-        envelope = loads(readable(text))
+        envelope = loads(readable(text, queue_name))
         count_deliveries(envelope, before=int(message["Attributes"]["ApproximateReceiveCount"]) - 1)
         return self._envelope_payload(envelope, text, message, q_url)  # type: ignore[no-untyped-call]
 
