@@ -1,6 +1,6 @@
 """What only RabbitMQ does: it refuses for now, confirms late, and loses a node.
 
-`BROKERS=rabbitmq pytest tests/brokers/test_rabbitmq.py`: its server takes ten seconds to start.
+`make brokers` runs it, because its server takes ten seconds to start.
 """
 
 from collections.abc import Iterator
