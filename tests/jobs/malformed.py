@@ -140,10 +140,13 @@ def addressed(name: str) -> bytes:
 
 
 def kinds_of_letters(letters: Iterable[DeadLetter]) -> dict[str, list[str]]:
-    """By the name of the item that was `addressed`. Of an envelope that cannot be read, the letter shows the text."""
+    """By the name of the item that was `addressed`. Of an envelope that cannot be read, the letter shows the text, and
+    the queue in which it lay.
+    """
     found = [(letter.queue, letter.args, letter.kind) for letter in letters]
+    unread = {name: ("default", [shown(addressed(name))]) for name in UNUSABLE}
     return {
-        name: [kind for queue, args, kind in found if queue == name or args == [shown(addressed(name))]]
+        name: [kind for queue, args, kind in found if queue == name or (queue, args) == unread[name]]
         for name in UNUSABLE
     }
 
