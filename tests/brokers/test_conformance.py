@@ -61,23 +61,6 @@ def test_a_job_with_large_arguments_runs(site: BrokerSite) -> None:
     assert DeadLetter.objects.get(job_id=result.id).exception == "LabError"
 
 
-@pytest.mark.capability("letters")
-@pytest.mark.parametrize(
-    "headers",
-    [{"note": "x" * 200_000}, {"number": 2**63}, {"n" * 256: 1}, {"MessageGroupId": " "}, {"MessageGroupId": 7}],
-    ids=["large", "a large number", "a long name", "a blank group", "a group that is a number"],
-)
-def test_a_job_with_odd_headers_runs_or_is_a_dead_letter_and_stops_no_other(
-    site: BrokerSite, headers: dict[str, Any]
-) -> None:
-    pid, odd = site.pid("relay"), lab_nothing.apply_async(headers=headers)
-    eventually(lambda: has_ended(odd), describe=lambda: site.last_words("relay"))
-    assert job_of(odd).state in (State.SUCCEEDED, State.DEAD)
-    result = lab_nothing.delay()
-    eventually(lambda: has_ended(result), describe=lambda: site.last_words("relay"))
-    assert site.pid("relay") == pid
-
-
 @pytest.mark.capability("retries")
 def test_a_job_that_fails_is_tried_again_after_its_delay(site: BrokerSite) -> None:
     result = lab_flaky.delay(failures=1)
@@ -131,6 +114,23 @@ def test_a_job_that_fails_for_good_is_a_dead_letter(site: BrokerSite) -> None:
     letters = DeadLetter.objects.filter(job_id__in=[durable.id, broker_only], kind="permanent")
     eventually(lambda: letters.count() == 2)
     eventually(site.is_idle, describe=site.kind.size)
+
+
+@pytest.mark.capability("letters")
+@pytest.mark.parametrize(
+    "headers",
+    [{"note": "x" * 200_000}, {"number": 2**63}, {"n" * 256: 1}, {"MessageGroupId": " "}, {"MessageGroupId": 7}],
+    ids=["large", "a large number", "a long name", "a blank group", "a group that is a number"],
+)
+def test_a_job_with_odd_headers_runs_or_is_a_dead_letter_and_stops_no_other(
+    site: BrokerSite, headers: dict[str, Any]
+) -> None:
+    pid, odd = site.pid("relay"), lab_nothing.apply_async(headers=headers)
+    eventually(lambda: has_ended(odd), describe=lambda: site.last_words("relay"))
+    assert job_of(odd).state in (State.SUCCEEDED, State.DEAD)
+    result = lab_nothing.delay()
+    eventually(lambda: has_ended(result), describe=lambda: site.last_words("relay"))
+    assert site.pid("relay") == pid
 
 
 @pytest.mark.capability("duplicates")
