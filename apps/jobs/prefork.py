@@ -6,7 +6,8 @@ its children anew. One that has died meanwhile and is not replaced yet has nothi
 over it: "file descriptor is None". It exits as well over a child that a job kills before the worker looks at its pool
 for the first time. And a child that is told to end waits for up to 30 s until the main process has read all that it
 reported, which at a stop under load nobody does any more: that is as long as a platform waits before it kills, and what
-still runs is handed back only after it. While all is well, a free child waits for what it need not wait for.
+still runs is handed back only after it. And between two jobs a child is idle while the main process keeps the books of
+the first.
 
 Guarantee. What a child was given stays a job of this pool; what none was given is forgotten, and the worker hands it
 back. A child that died meanwhile is passed over. The pool replaces it at its next look, five seconds later at most. A

@@ -197,7 +197,7 @@ class JobRequest(Request):
             # The child may not have made a row of it yet. If there is one after all, the claim drops the message.
             self.acknowledged = True
             lease.requeue_later(self.message, self._connection_errors)
-        self.send_event(meter.AFTER_A_CRASH.get(state_now, "task-retried"), exception=repr(exc), traceback="")
+        self.send_event(f"task-{rescue.counted_as(state_now) or 'retried'}", exception=repr(exc), traceback="")
 
     def _tell_ledger(self, transition: Callable[[], T]) -> T | None:
         """At once; but if the database is away the job's lease runs out, and the relay does the same."""

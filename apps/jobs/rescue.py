@@ -35,8 +35,7 @@ logger = logging.getLogger(__name__)
 # So often may a job be lost before its body has begun. It is an innocent neighbour of what killed its workers; but
 # perhaps it is what kills them, when it is handed to a process.
 UNBEGUN_AT_MOST = 50
-# What is counted of a job that the loss of its worker has ended.
-COUNTED_AS: dict[str, str] = {Job.State.DEAD: "failed", Job.State.CANCELLED: "revoked"}
+ENDS: dict[str, str] = {Job.State.DEAD: "failed", Job.State.CANCELLED: "revoked"}
 
 
 def renew(job_ids: Iterable[UUID], worker_id: UUID) -> list[UUID]:
@@ -132,6 +131,11 @@ def crashed(job_id: UUID, failure: Failure, worker_id: UUID | None = None, token
     return job.state
 
 
+def counted_as(state: str | None) -> str | None:
+    """The end of a job whose worker was lost, in the words of Celery's events; None if it goes on."""
+    return ENDS.get(state or "")
+
+
 def _send_again(job: Job) -> None:
     job.state = Job.State.QUEUED
     with connection.cursor() as cursor:
@@ -185,8 +189,8 @@ def hand_on_expired(limit: int = 100) -> int:
                 _hold_longer(job)
     for job in handed_on:
         counts.count("rescued", job.task, job.queue)
-        if job.state in COUNTED_AS:
-            counts.count(COUNTED_AS[job.state], job.task, job.queue)
+        if counter := counted_as(job.state):
+            counts.count(counter, job.task, job.queue)
     return len(handed_on)
 
 

@@ -115,15 +115,17 @@ def test_a_channel_that_closes_acknowledges_what_is_settled_and_hands_back_the_r
 NOWHERE = {"delivery_tag": "a tag", "delivery_info": {"exchange": "", "routing_key": None}}
 
 
+@pytest.mark.parametrize("claims", [True, False])
 @pytest.mark.parametrize("item", [b"{}", b"not JSON", json.dumps({"body": "", "properties": NOWHERE}).encode()])
 def test_what_no_worker_can_read_goes_back_into_its_queue_from_a_worker_that_is_gone(
-    valkey: redis.Redis, item: bytes
+    valkey: redis.Redis, item: bytes, claims: bool
 ) -> None:
     """If the next worker cannot put it back, it exits, and so does each after it."""
     valkey.rpush("work", item)
     seen: list[Any] = []
     connect = current_app.connection_for_write
     with connect() as there, connect() as gone, Consumer(gone, [Queue("work")], on_message=seen.append):
+        open_channel(gone).claims = claims
         gone.drain_events(timeout=5)
         [message] = seen
         open_channel(there).qos.restore_by_tag(message.delivery_tag)

@@ -10,7 +10,6 @@ from typing import Any
 from celery.exceptions import Ignore
 
 from apps.jobs.metrics import counts
-from apps.jobs.models import Job
 from apps.jobs.progress import Cancelled
 from apps.jobs.snooze import Snooze
 
@@ -22,9 +21,6 @@ COUNTED_EVENTS = {
     "task-retried": "retried",
     "task-revoked": "revoked",
 }
-
-# Of an attempt whose process was lost, by what became of its job. Else it is tried again.
-AFTER_A_CRASH: dict[str | None, str] = {Job.State.DEAD: "task-failed", Job.State.CANCELLED: "task-revoked"}
 
 
 def received(request: Any) -> None:
