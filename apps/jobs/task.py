@@ -115,7 +115,7 @@ class JobTask(celery.Task):
             return self._publish(args, kwargs, task_id, producer, options)
         self._check_arguments(args, kwargs)
         job = self.new_job(args, kwargs, task_id, options)
-        if self._is_own_id(job.id):
+        if task_id and self._is_own_id(job.id):
             # `self.retry` and `self.replace` send the running job itself again: its row is rewritten when it lets go.
             current_task.request.again = job
             return JobResult(str(job.id))
