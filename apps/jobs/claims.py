@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
+from weakref import ref
 
 from celery.exceptions import Ignore
 from celery.worker import state
@@ -72,7 +73,8 @@ class Claims:
     def _start(self, requests: list["JobRequest"]) -> None:
         """With a solo pool, each runs to its end here."""
         began = time.monotonic()
-        self.batch.timer.call_after(WAIT_AT_MOST, self._hand_back, (requests,))
+        # Held by the timer they would live for so long, thousands of them, for the collector to go through.
+        self.batch.timer.call_after(WAIT_AT_MOST, self._hand_back, (list(map(ref, requests)),))
         self.ahead.adjust(self.ends_here)
         for request in requests:
             if state.should_stop is None and time.monotonic() - began < WAIT_AT_MOST:
@@ -92,8 +94,9 @@ class Claims:
         state.task_ready(request)
         request.acknowledge()
 
-    def _hand_back(self, requests: list["JobRequest"]) -> None:
-        late = [request for request in requests if request.waits_for_pool and request in state.reserved_requests]
+    def _hand_back(self, started: "list[ref[JobRequest]]") -> None:
+        alive = [request for reference in started if (request := reference()) is not None]
+        late = [request for request in alive if request.waits_for_pool and request in state.reserved_requests]
         if not late:
             return
         self.ahead.forget()

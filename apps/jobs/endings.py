@@ -10,6 +10,7 @@ at least once, as after any crash. A task whose effects are rows can be `atomic`
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -32,7 +33,7 @@ class Ending:
     job_id: UUID
     token: int
     runtime: float
-    request: Any
+    has_been_written: Callable[[], Any]  # acknowledges, and tells Celery
 
 
 def write_soon(ending: Ending) -> None:
@@ -58,7 +59,7 @@ def _write(endings: list[Ending]) -> None:
     for ending in endings:
         if ending.job_id not in ended:
             logger.warning("Job %s has ended, but was no longer ours (token %d)", ending.job_id, ending.token)
-        ending.request.has_been_written()
+        ending.has_been_written()
 
 
 batch = Batch(_write)

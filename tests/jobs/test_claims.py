@@ -1,6 +1,8 @@
 """What the worker's main process does with what it has fetched, and with what has succeeded."""
 
+import gc
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import SimpleNamespace
@@ -453,6 +455,23 @@ def test_a_stop_writes_what_succeeded(main: Main, bench: Bench) -> None:
     main.run(request)
     endings.write_all()
     assert bench.job(job).state == Job.State.SUCCEEDED
+
+
+def test_a_request_that_has_ended_is_no_work_for_the_collector(main: Main, bench: Bench) -> None:
+    lab_nothing.delay()
+    [request] = main.fetch(bench.send())
+    main.timer.pass_time()
+    main.started.clear()
+    main.run(request)
+    main.timer.pass_time(endings.WITHIN)
+    assert request.acknowledged
+    ended = weakref.ref(request)
+    gc.disable()
+    try:
+        del request
+        assert ended() is None
+    finally:
+        gc.enable()
 
 
 def test_a_success_that_another_worker_has_taken_over_changes_nothing(main: Main, bench: Bench) -> None:

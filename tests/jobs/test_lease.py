@@ -159,7 +159,7 @@ def unwritten(monkeypatch: pytest.MonkeyPatch) -> Batch[endings.Ending]:
     batch: Batch[endings.Ending] = Batch(Mock())
     monkeypatch.setattr(endings, "batch", batch)
     batch.timer = Mock()
-    batch.add(endings.Ending(uuid7(), 1, 0.0, None), within=0.0)
+    batch.add(endings.Ending(uuid7(), 1, 0.0, Mock()), within=0.0)
     return batch
 
 
