@@ -94,7 +94,7 @@ CAPABILITIES = {
         "The broker forgets its messages",
         {
             "redis": "seen at once",
-            "rabbitmq": "seen when nobody consumes, else after JOBS_SENT_TIMEOUT",
+            "rabbitmq": "seen when nobody consumes, else after JOBS_SENT_TIMEOUT_SECONDS",
             **dict.fromkeys(SQS_BOTH, "a deleted queue is seen at once, a purged one after minutes"),
             "postgresql": "seen at once",
         },
