@@ -1,7 +1,7 @@
 """Workers under load, killed one after the other at any moment; then every job is looked for.
 
-Jobs here take no time, so whenever a worker is killed it fetches, claims, ends or acknowledges. As many jobs that have a
-row wait for it as broker-only ones, which live in the broker alone: those are what a gap between fetching a message and
+Jobs here take no time, so whenever a worker is killed it fetches, claims, ends or acknowledges. As many jobs with a row
+wait for it as broker-only ones, which live in the broker alone: those are what a gap between fetching a message and
 noting it would lose.
 """
 
