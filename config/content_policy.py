@@ -18,6 +18,6 @@ class ContentPolicyMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
-        if not (settings.DEBUG and response.status_code in (404, 500)):
+        if not (settings.DEBUG and response.status_code in (400, 404, 500)):
             response["Content-Security-Policy"] = POLICY
         return response

@@ -2,7 +2,7 @@
 
 Order: the process's own environment, then `.env`, then `var/local.env`, which `manage.py demo` writes so that a
 command typed in another terminal (`celery -A config worker`) finds the servers that the demo started. Below a command
-that brings its own servers, ENV_FILES is 0 and neither file is read (apps/local/laptop.py).
+that brings its own servers, ENV_FILES is 0 and neither file is read (`laptop.py` and `stack.py` in apps/local).
 """
 
 import os

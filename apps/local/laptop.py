@@ -9,7 +9,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-COMMANDS = {"bench", "brokers", "catalogue", "chaos", "demo", "help", "simulate", "test", "tour"}
+HELP = {"help", "--help", "-h", "--version"}
+COMMANDS = {*HELP, "bench", "brokers", "catalogue", "chaos", "demo", "simulate", "test", "tour"}
 
 # These bring their own servers, and meet none that a file names for a person's work: the tests empty their Redis.
 WITHOUT_FILES = {"bench", "brokers", "chaos", "test"}

@@ -61,7 +61,8 @@ class Stack:
         for name in sweep(self.folder / "run"):
             self.say(name, "was left over from an earlier run; stopped it")
         self.own = {**self.servers.start(), **self.settings(port)}
-        self.environment.update({**self.given, **self.own})
+        # No file besides: beside a demo, a tour on another broker would count in the demo's Redis.
+        self.environment.update({**self.given, **self.own, "ENV_FILES": "0"})
         lines = self.lines()
         self.say("servers", "ready")
         self.supervisor.start(line for line in lines if line.name in FIRST)

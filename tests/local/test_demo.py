@@ -103,6 +103,24 @@ def test_what_a_killed_demo_left_in_its_file_is_forgotten_before_the_next_one_st
     assert "REDIS_URL" not in given
 
 
+def test_what_is_started_without_a_redis_finds_none_in_a_demos_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tour on another broker, beside a demo."""
+
+    def start(_: object) -> None:
+        raise Interrupted
+
+    stack = Stack(folder, {}, print, "postgresql")
+    monkeypatch.setattr(stack.servers, "start", lambda: {"CELERY_BROKER_URL": "pgmq://"})
+    monkeypatch.setattr(stack.supervisor, "listen_for_signals", lambda: None)
+    monkeypatch.setattr(stack.supervisor, "start", start)
+    with pytest.raises(Interrupted):
+        stack.start()
+    assert "REDIS_URL" not in stack.environment
+    assert stack.environment["ENV_FILES"] == "0"
+
+
 def test_a_procfiles_variables_are_filled_in_and_stay_one_argument() -> None:
     line = Line("web", "serve --port $PORT '$NAME'")
     assert line.arguments({"PORT": "8000", "NAME": "night shift"}) == ["serve", "--port", "8000", "night shift"]

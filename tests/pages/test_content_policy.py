@@ -28,12 +28,14 @@ def test_a_script_that_somebody_slipped_into_a_page_does_not_run(browser: Browse
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("address", ["/no-such-page/", "/admin/orders/order/?customer__user__username=x"])
 @pytest.mark.parametrize(("debug", "expected"), [(False, True), (True, False)])
 def test_djangos_page_for_developers_is_left_as_it_is(
-    client: Client, settings: Settings, debug: bool, expected: bool
+    client: Client, settings: Settings, root: User, address: str, debug: bool, expected: bool
 ) -> None:
     settings.DEBUG = debug
-    assert ("Content-Security-Policy" in client.get("/no-such-page/")) is expected
+    client.force_login(root)
+    assert ("Content-Security-Policy" in client.get(address)) is expected
 
 
 @pytest.mark.parametrize("address", SHOP)
