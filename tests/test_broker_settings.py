@@ -48,7 +48,8 @@ def test_each_known_broker_is_told_by_its_url(url: str, kind: str) -> None:
         ("amqp://a//;memory://", "cluster"),
         ("redis://127.0.0.1:99999/0", "port"),
         ("redis://127.0.0.1/0?socket_timeout=60", "no option socket_timeout"),
-        ("pgmq://u:p@127.0.0.1/shop?sslmode=require", "no option sslmode"),
+        ("pgmq://u:p@127.0.0.1/shop?ssl_cert_reqs=required", "no option ssl_cert_reqs"),
+        ("pgmq://u:p@127.0.0.1/shop?host=elsewhere", "no option host"),
         ("sentinel://127.0.0.1:26379", "BROKER_SENTINEL_MASTER"),
     ],
 )

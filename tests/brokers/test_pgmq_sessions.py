@@ -1,4 +1,4 @@
-"""PostgreSQL as the broker: what the settings say of a connection holds for each that is made."""
+"""PostgreSQL as the broker: what its URL, or the ledger's settings, say of a connection holds for each that is made."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -73,6 +73,11 @@ def test_pgmq_alone_connects_as_the_ledger_does(ledger: dict[str, Any]) -> None:
     with sessions_of("pgmq://", {**ledger, "OPTIONS": options}) as sessions:
         assert sessions.names() == [NAME, NAME]
         assert sessions.told("keepalives_idle") == ["7", "7"]
+
+
+def test_what_stands_behind_the_url_is_heeded(url: str) -> None:
+    with sessions_of(f"{url}?application_name=night%27s+%5C+shift") as sessions:
+        assert sessions.names() == [NAME, NAME]
 
 
 def test_no_session_outlives_its_transport(url: str) -> None:
