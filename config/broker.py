@@ -1,7 +1,7 @@
 """From the broker's URL to what Celery and kombu have to know about it, each option with its reason."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
@@ -39,6 +39,8 @@ REFUSED = {
 }
 
 TLS_OPTIONS = {"ssl_cert_reqs", "ssl_check_hostname", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
+BEFORE_THE_OPTIONS = {"host", "port", "dbname", "user", "password"}
+LIBPQ_OPTIONS = {option.keyword.decode() for option in Conninfo.get_defaults()} - BEFORE_THE_OPTIONS
 # What may stand behind the `?` of a URL. kombu would refuse the rest with a TypeError, and later.
 URL_OPTIONS = {
     "rediss": TLS_OPTIONS,
@@ -46,6 +48,7 @@ URL_OPTIONS = {
     "amqp": {"heartbeat"},
     "pyamqp": {"heartbeat"},
     "amqps": {"heartbeat", *TLS_OPTIONS},
+    "pgmq": LIBPQ_OPTIONS,
 }
 # Several addresses are one broker only where it is a cluster. Of two servers of Redis, one would not know the other's
 # messages, and a relay may have turned to another of them than a worker.
@@ -75,8 +78,7 @@ def broker_of(url: str, database: Mapping[str, Any] = NOTHING) -> Broker:
     ledger's, which `pgmq://` alone stands for.
     """
     url = url.strip()
-    is_the_ledgers = url.lower() == "pgmq://"
-    if is_the_ledgers:
+    if url.lower() == "pgmq://":
         url = _in_database(database)
     addresses = [urlsplit(address) for address in url.split(";")]
     scheme = addresses[0].scheme
@@ -85,8 +87,7 @@ def broker_of(url: str, database: Mapping[str, Any] = NOTHING) -> Broker:
         raise _refused(REFUSED.get(scheme.partition("+")[0], f"Nightshift does not know {scheme!r}.") + f" {KNOWN}")
     if len(addresses) > 1 and (scheme not in CLUSTERS or {address.scheme for address in addresses} != {scheme}):
         raise _refused("Several addresses are one broker only where it is a cluster: all sentinel://, or all amqp://.")
-    broker = made(";".join(_checked(address) for address in addresses))
-    return _connected_like(broker, database) if is_the_ledgers else broker
+    return made(";".join(_checked(address) for address in addresses))
 
 
 def _refused(why: str) -> ImproperlyConfigured:
@@ -204,8 +205,7 @@ def _sqs(url: str) -> Broker:
 
 def _postgresql(url: str) -> Broker:
     options = {
-        # Without it, pgmq's client takes DATABASE_URL from the environment, whatever the broker's URL says. In libpq's
-        # words and not as a URL, of which that client understands no socket's folder.
+        # What every connection is made with (`apps.jobs.brokers.postgresql`).
         "conn_string": _conninfo(urlsplit(url)),
         "visibility_timeout": env.whole("BROKER_VISIBILITY_SECONDS", VISIBILITY_SECONDS),
         # A message wakes its worker by NOTIFY, so nobody has to hold a connection in a server-side poll …
@@ -213,8 +213,6 @@ def _postgresql(url: str) -> Broker:
         "wait_time_seconds": 0,
         # … and a lost notification costs a second.
         "polling_interval": 1,
-        # The queues are plain tables and functions: `migrate` makes them, without an extension.
-        "init_extension": False,
         # A worker needs one to read and one to acknowledge; a hundred greenlets need not have one each.
         "pool_size": 4,
         # A database that is away must raise within seconds.
@@ -222,22 +220,18 @@ def _postgresql(url: str) -> Broker:
     }
     # Each read is a transaction: four messages of it a process instead of one make it ten times as fast. And no events:
     # each answer of a worker to an inspection would be a table.
-    return Broker("postgresql", url, options, has_events=False, prefetch_multiplier=4)
+    address, _, _ = url.partition("?")  # kombu would take the rest for options of its own
+    return Broker("postgresql", address, options, has_events=False, prefetch_multiplier=4)
 
 
 def _in_database(database: Mapping[str, Any]) -> str:
+    """With those of the ledger's options that are libpq's: its certificates and time-outs, above all."""
     user, password, name = (quote(str(database.get(part, "")), safe="") for part in ("USER", "PASSWORD", "NAME"))
     host = str(database.get("HOST") or "localhost")
     host = f"[{host}]" if ":" in host else quote(host, safe="")  # the folder of a socket is a host, too
-    return f"pgmq://{user}:{password}@{host}:{database.get('PORT') or 5432}/{name}"
-
-
-def _connected_like(broker: Broker, database: Mapping[str, Any]) -> Broker:
-    """With those of the ledger's options that are libpq's: its certificates and time-outs, above all."""
-    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
-    options = {name: value for name, value in database.get("OPTIONS", {}).items() if name in known}
-    conninfo = _quotable(make_conninfo(broker.options["conn_string"], **options))
-    return replace(broker, options={**broker.options, "conn_string": conninfo})
+    options = {name: value for name, value in database.get("OPTIONS", {}).items() if name in LIBPQ_OPTIONS}
+    query = urlencode(options)
+    return f"pgmq://{user}:{password}@{host}:{database.get('PORT') or 5432}/{name}{query and f'?{query}'}"
 
 
 def _conninfo(address: SplitResult) -> str:
@@ -249,13 +243,9 @@ def _conninfo(address: SplitResult) -> str:
         "password": address.password,
     }
     named = {name: unquote(value) for name, value in parts.items() if value}
-    return _quotable(make_conninfo(make_conninfo(**named), **NOTICES_A_DEAD_HOST))
-
-
-def _quotable(conninfo: str) -> str:
-    if "'" in conninfo:  # psycopg quotes what needs it; pgmq's client forgets to
-        raise _refused("pgmq:// cannot do with blanks, quotes or backslashes, not even in a password. Choose another.")
-    return conninfo
+    # A server that does not answer a connection attempt in 5 s is down: psycopg would wait for two minutes.
+    options: dict[str, Any] = {"connect_timeout": 5, **NOTICES_A_DEAD_HOST, **dict(parse_qsl(address.query))}
+    return make_conninfo(**named, **options)
 
 
 BROKERS: dict[str, Callable[[str], Broker]] = {

@@ -1,12 +1,15 @@
 """PostgreSQL as the broker: queues as tables, by kombu's `pgmq` transport.
 
 Problem. The transport expects an extension that most installations lack, and a message that is no envelope raises in
-the middle of it. It blocks, for which Celery gives the children of a worker one pipe with one lock: a child that is
-killed with the lock in its hands (as one is whenever `--autoscale` shrinks) stops all the others for good.
+the middle of it. pgmq connects by address, name and password alone: without a look at the certificate, without
+time-outs, and with the password "postgres" where none is given. And the transport blocks, for which Celery gives the
+children of a worker one pipe with one lock: a child that is killed with the lock in its hands (as one is whenever
+`--autoscale` shrinks) stops all the others for good.
 
 Guarantee. The transport takes part in the worker's event loop, so that each child has a pipe of its own. `migrate`
-makes the tables and functions, once, from the SQL that the `pgmq` package brings. A message that is no envelope becomes
-a dead letter. A message is as safe as the ledger: written and flushed before `send` returns.
+makes the tables and functions, once, from the SQL that the `pgmq` package brings. Every connection is made by the whole
+of `conn_string`. A message that is no envelope becomes a dead letter. A message is as safe as the ledger: written and
+flushed before `send` returns.
 
 Not guaranteed. A message is a row that is inserted, updated and deleted: a few hundred jobs a second, and autovacuum
 must keep up. Priorities, Celery's events and remote control are not there.
@@ -21,7 +24,9 @@ from typing import Any
 import psycopg
 from celery import current_app
 from kombu.transport import pgmq as kombu_pgmq
+from pgmq import PGMQueue
 from pgmq.install import install_pgmq_from_sql
+from psycopg_pool import ConnectionPool
 
 from apps.jobs.brokers.memory import SETTLED
 from apps.jobs.envelope import count_deliveries, readable
@@ -71,9 +76,27 @@ class Transport(kombu_pgmq.Transport):
 
     Channel = Channel
     implements = kombu_pgmq.Transport.implements.extend(asynchronous=True)
+    client: Any
     cycle: Any
     loop: Any = None
     is_to_drain = False
+
+    def _create_pgmq_client(self) -> PGMQueue:
+        """kombu's, with a pool that is made here, from the whole of `conn_string`."""
+        options = self.client.transport_options
+        conninfo = options["conn_string"]
+        pool = ConnectionPool(
+            conninfo, min_size=1, max_size=options["pool_size"], timeout=options["pool_timeout"], open=True
+        )
+        # Without `conn_string` it would read DATABASE_URL. No extension: `migrate` makes plain tables and functions.
+        client = PGMQueue(conn_string=conninfo, pool=pool, init_extension=False)
+        client._own_pool = True  # which it closes with itself
+        return client
+
+    def _get_notify_waiter(self) -> Any:
+        if self._notify_waiter is None:
+            self._notify_waiter = kombu_pgmq._NotifyWaiter(self.client.transport_options["conn_string"])
+        return self._notify_waiter
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         self.loop = loop
