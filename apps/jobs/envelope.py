@@ -52,16 +52,20 @@ def readable(item: bytes | str, queue: str) -> bytes | str:
 
 
 def opened(item: bytes | str, queue: str, tag: str | None) -> dict[str, Any]:
-    """The envelope that the item is, or that is put around it, under this tag or a new one. It is read once."""
+    """The envelope that the item is, or that is put around it, under the tag by which it is noted. It is read once."""
     envelope, wrong = _opened(item)
-    return envelope if wrong is None else _around(item, wrong, queue, tag)
+    if wrong is not None:
+        envelope = _around(item, wrong, queue)
+    if tag is not None:
+        envelope["properties"]["delivery_tag"] = tag
+    return envelope
 
 
-def _opened(item: bytes | str) -> tuple[Any, str | None]:
+def _opened(item: bytes | str) -> tuple[dict[str, Any], str | None]:
     try:
         envelope = json.loads(item)
     except (ValueError, RecursionError) as exc:
-        return None, f"The envelope is not JSON: {exc}"
+        return {}, f"The envelope is not JSON: {exc}"
     return envelope, _what_is_wrong(envelope)
 
 
@@ -71,11 +75,15 @@ def _what_is_wrong(envelope: Any) -> str | None:
     if not isinstance(envelope.get("headers"), dict | None):
         return "The envelope's headers are not an object."
     properties = envelope.get("properties")
-    if not isinstance(properties, dict) or not properties.get("delivery_tag"):
+    if not isinstance(properties, dict) or not _is_tag(properties.get("delivery_tag")):
         return "The envelope has no delivery tag."
     if not _says_where(properties.get("delivery_info")):
         return "The envelope does not say where it was delivered to."
     return _what_is_wrong_with_body(envelope.get("body"), properties.get("body_encoding"))
+
+
+def _is_tag(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _says_where(info: Any) -> bool:
@@ -108,7 +116,7 @@ def count_deliveries(envelope: dict[str, Any], before: int) -> None:
         envelope["headers"][DELIVERIES] = before
 
 
-def _around(item: bytes | str, reason: str, queue: str, tag: str | None = None) -> dict[str, Any]:
+def _around(item: bytes | str, reason: str, queue: str) -> dict[str, Any]:
     text = item.decode("utf-8", "replace") if isinstance(item, bytes) else item
     return {
         "body": text[:SHOWN],
@@ -116,7 +124,7 @@ def _around(item: bytes | str, reason: str, queue: str, tag: str | None = None) 
         "content-encoding": "utf-8",
         "headers": {"reason": reason},
         "properties": {
-            "delivery_tag": tag or str(uuid4()),
+            "delivery_tag": str(uuid4()),
             "delivery_info": {"exchange": "", "routing_key": queue},
             "delivery_mode": 2,
         },

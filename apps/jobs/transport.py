@@ -11,9 +11,8 @@ leave in one pipeline, soon. Keys and format are kombu's own, so stock producers
 The time-out after which a message counts as lost begins anew for as long as its worker lives, so a job may take longer.
 
 Not guaranteed. A solo worker says nothing while it runs a job: a broker-only one that takes longer than the time-out
-runs twice. An item without a delivery tag cannot be noted; it is popped as kombu does, and becomes a dead letter.
-With `ack_emulation` off, a key prefix, or a server that refuses Lua or client tracking (Redis before 6), messages are
-fetched in kombu's own way.
+runs twice. With `ack_emulation` off, a key prefix, or a server that refuses Lua or client tracking (Redis before 6),
+messages are fetched in kombu's own way.
 """
 
 import json
@@ -31,6 +30,8 @@ from typing import Any
 import redis
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import dumps
 
 from apps.jobs.envelope import count_deliveries, deliveries_before, opened, readable, sealed
 
@@ -51,15 +52,28 @@ AT_MOST = 100
 
 # Each note is written before its message is popped: if memory is full the note is refused, and nothing may be lost.
 # The last look into a queue finds nothing, and makes the server tell this client when that changes.
-CLAIM = """
+# What has no tag is noted under one of ours, as a JSON text of its bytes: nobody knows what it is.
+CLAIM = r"""
 local credit, now, queues = tonumber(ARGV[1]), ARGV[2], #ARGV - 2
 local taken = {}
 
-local function note(item, origin)
+local function tag_of(item)
     local readable, envelope = pcall(cjson.decode, item)
-    if origin == '' or not readable or type(envelope) ~= 'table' or type(envelope.properties) ~= 'table' then return end
-    local tag = envelope.properties.delivery_tag
-    if type(tag) ~= 'string' or tag == '' then return end
+    local properties = readable and type(envelope) == 'table' and envelope.properties
+    local tag = type(properties) == 'table' and properties.delivery_tag
+    return type(tag) == 'string' and tag ~= '' and tag
+end
+
+local function as_text(item)
+    return '"' .. item:gsub('[%c"\\\128-\255]', function(byte) return string.format('\\u%04x', byte:byte()) end) .. '"'
+end
+
+local function note(item, origin)
+    if origin == '' then return end
+    local tag = tag_of(item)
+    if not tag then
+        tag, item = 'untagged-' .. now .. '-' .. #taken .. '-' .. redis.sha1hex(item), as_text(item)
+    end
     local kept = redis.pcall('HSET', KEYS[1], tag, '[' .. item .. origin)
     if type(kept) == 'table' and kept.err then return end
     redis.call('ZADD', KEYS[2], now, tag)
@@ -157,6 +171,17 @@ class QoS(kombu_redis.QoS):
         if held:
             with suppress(redis.RedisError), self.pipe_or_acquire() as pipe:  # while the broker is away, nobody waits
                 pipe.zadd(self.unacked_index_key, dict.fromkeys(held, time.time()), xx=True).execute()
+
+    def restore_by_tag(self, tag: bytes | str, *args: Any, **kwargs: Any) -> None:
+        """Of a worker that is gone. Over a note that Python cannot read this one would exit, and so would the next."""
+        try:
+            super().restore_by_tag(tag, *args, **kwargs)  # type: ignore[no-untyped-call]
+        except self.channel.connection_errors:
+            raise
+        except Exception:  # what looks like one of Celery's dates, and is none, raises anything
+            logger.exception("What is noted as %s cannot be read. It stays in %s", bytes_to_str(tag), self.unacked_key)
+            with self.pipe_or_acquire() as pipe:
+                pipe.zrem(self.unacked_index_key, tag).execute()
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         """At the channel's end."""
@@ -301,10 +326,13 @@ class Channel(kombu_redis.Channel):
         if self.claims and not self._claimed and time.monotonic() - (self._brpop_sent_at or 0.0) >= self.brpop_timeout:
             self._in_poll = None
 
-    def _do_restore_message(self, payload: Any, *args: Any, **kwargs: Any) -> None:
-        """Back into its queue, from a worker that is gone or does not want it."""
-        count_deliveries(payload, before=deliveries_before(payload.get("headers")) + 1)
-        super()._do_restore_message(payload, *args, **kwargs)  # type: ignore[no-untyped-call]
+    def _do_restore_message(self, payload: Any, exchange: str, routing_key: str, *args: Any, **kwargs: Any) -> None:
+        """Back into its queue, from a worker that is gone or does not want it. What kombu cannot read would be lost."""
+        item = payload.encode("latin-1") if isinstance(payload, str) else dumps(payload)
+        envelope = opened(item, routing_key, tag=None)
+        envelope["headers"] = envelope.get("headers") or {}
+        count_deliveries(envelope, before=deliveries_before(envelope["headers"]) + 1)
+        super()._do_restore_message(envelope, exchange, routing_key, *args, **kwargs)  # type: ignore[no-untyped-call]
 
     def push(self, messages: Iterable[tuple[Any, str, int | None]]) -> None:
         """Publish task messages, each with its queue and priority, in one round trip.

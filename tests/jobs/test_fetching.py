@@ -21,8 +21,10 @@ from kombu.pidbox import Mailbox
 from kombu.transport import redis as kombu_redis
 
 from apps.jobs import transport
+from apps.jobs.envelope import SHOWN
 from apps.jobs.transport import REPORT
 from apps.local.waiting import wait_for
+from tests.jobs.malformed import UNUSABLE, packed
 
 STOCK = "kombu.transport.redis:Transport"
 OURS = "apps.jobs.transport:Transport"
@@ -318,6 +320,45 @@ def test_an_item_without_a_tag_is_delivered_and_noted_like_any_other(ours: Conne
         for message in fetched:
             message.ack()
     assert not valkey.hlen("unacked")
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_what_nobody_can_read_is_not_lost_with_a_worker_that_was_killed_over_it(valkey: redis.Redis, kind: str) -> None:
+    valkey.lpush("a", UNUSABLE[kind])
+    with connect() as lost, consuming(lost, "a") as never:
+        never.channel._deliver = lambda *_: None  # killed between the claim's answer and the first message
+        assert wait_for(lambda: never._drain() and not valkey.llen("a"), 10)
+        impatient = connect(visibility_timeout=0, unacked_restore_throttle=1)
+        with impatient as other, consuming(other, "a") as again:
+            again.consumer.on_decode_error = lambda message, _: again.append(message)
+            assert wait_for(lambda: again._drain() and bool(again), 10)
+            [message] = again
+            if message.content_type == "application/x-unreadable":
+                assert message.body.decode() == UNUSABLE[kind].decode("utf-8", "replace")[:SHOWN]
+            message.ack()
+            again.channel.qos.acknowledge_settled()
+            assert not valkey.hlen("unacked")
+            assert not valkey.zcard("unacked_index")
+
+
+@pytest.mark.parametrize("tag", [5, None, ["tag"], ""])
+def test_a_tag_that_is_none_is_replaced(ours: Connection, valkey: redis.Redis, tag: Any) -> None:
+    valkey.lpush("a", packed(properties={"delivery_tag": tag}))
+    with consuming(ours, "a") as fetched:
+        [message] = fetched.come(1) and fetched
+        assert valkey.hkeys("unacked") == [message.delivery_tag.encode()]
+
+
+def test_a_note_that_cannot_be_read_does_not_stop_the_workers_that_find_it(
+    ours: Connection, valkey: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a number with so many digits Lua makes one, and Python refuses to."""
+    valkey.hset("unacked", "odd", f'[{{"number": {"9" * 5_000}}}, "", "a"]')
+    valkey.zadd("unacked_index", {"odd": 1.0})
+    with ours.channel() as channel:
+        channel.qos.restore_visible()
+    assert "What is noted as odd cannot be read" in caplog.text
+    assert (valkey.hlen("unacked"), valkey.zcard("unacked_index")) == (1, 0)
 
 
 def test_messages_still_come_when_the_brokers_memory_is_full(ours: Connection, valkey: redis.Redis) -> None:
