@@ -131,6 +131,29 @@ def test_a_lost_process_is_counted_by_what_becomes_of_its_job(
     assert counted(total()) == {"received": 1, counter: 1}
 
 
+def test_a_lost_process_whose_job_has_ended_by_now_is_not_counted(bench: Bench) -> None:
+    job_id = UUID(lab_nothing.delay().id)
+    [message] = bench.send()
+    ledger.succeed(job_id, claim(job_id))
+    bench.request(message).on_failure(worker_lost())
+    counts.write()
+    assert counted(total()) == {"received": 1}
+
+
+def test_a_lost_process_that_the_ledger_cannot_be_told_of_is_a_retry(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> None:
+        raise OperationalError("the server closed the connection")
+
+    monkeypatch.setattr(rescue, "crashed", away)
+    lab_nothing.delay()
+    [message] = bench.send()
+    bench.request(message).on_failure(worker_lost())
+    counts.write()
+    assert counted(total()) == {"received": 1, "retried": 1}
+
+
 def lose_the_worker() -> None:
     raise WorkerLostError("killed")
 

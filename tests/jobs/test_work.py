@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from celery import chain, current_app
@@ -183,6 +183,22 @@ def test_a_task_that_asks_its_process_to_exit_is_counted_as_a_crash(work: Work, 
     counts.write()
     total = TaskTotal.objects.get(task="tasks.lab_nothing")
     assert (total.started, total.retried) == (1, 1)
+
+
+def test_a_task_that_asks_its_process_to_exit_when_its_job_is_another_s_by_now_is_not_counted(
+    work: Work, monkeypatch: Any
+) -> None:
+    def lose_the_job_and_leave() -> None:
+        Job.objects.update(worker_id=uuid4())
+        raise SystemExit(3)
+
+    monkeypatch.setattr(lab_nothing, "run", lose_the_job_and_leave)
+    counts._tallies.take()
+    lab_nothing.delay()
+    work.run_once()
+    counts.write()
+    total = TaskTotal.objects.get(task="tasks.lab_nothing")
+    assert (total.started, total.retried) == (1, 0)
 
 
 def test_what_has_expired_or_was_cancelled_does_not_run(work: Work) -> None:
