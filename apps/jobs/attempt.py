@@ -125,18 +125,19 @@ class Attempt:
             case ledger.LeaseLost():
                 pass  # whoever holds the job now will end it
             case Reject():
-                self._rejected(outcome)
+                return self._rejected(outcome)
             case Ignore():
                 self._ignored()
             case _:
                 return self._lost_database(outcome)
         return None
 
-    def _rejected(self, reject: Reject) -> None:
+    def _rejected(self, reject: Reject) -> str | None:
         if reject.requeue:
             ledger.snooze(self.job_id, self.token, REQUEUE_AFTER)
-        else:
-            ledger.bury(self.job_id, self.token, self._failure(reject), reject)
+            return None
+        is_buried = ledger.bury(self.job_id, self.token, self._failure(reject), reject)
+        return "failed" if is_buried else None
 
     def _ignored(self) -> None:
         """`raise Ignore()` is the task's way to say that it is done; `self.replace` raises it too."""

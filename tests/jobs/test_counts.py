@@ -8,7 +8,7 @@ import pytest
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
 from celery import current_app
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 from django.db import DataError, OperationalError, ProgrammingError, connection
 
 from apps.jobs import lease, ledger, rescue
@@ -161,6 +161,15 @@ def test_a_lost_database_whose_job_is_another_attempt_s_by_now_is_not_counted(
     monkeypatch.setattr(lab_nothing, "run", lose_the_job_and_the_database)
     job_id = UUID(lab_nothing.delay().id)
     assert counted_by_the_main_process(bench) == {"received": 1}
+
+
+def test_a_job_that_its_task_rejected_is_a_failure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reject() -> None:
+        raise Reject("no use")
+
+    monkeypatch.setattr(lab_nothing, "run", reject)
+    lab_nothing.delay()
+    assert counted_by_the_main_process(bench) == {"received": 1, "failed": 1}
 
 
 def counted_by_the_main_process(bench: Bench) -> dict[str, int]:
