@@ -253,7 +253,7 @@ CELERY_BEAT_SYNC_EVERY = 1
 JOBS_QUEUES = QUEUES
 JOBS_SCHEDULE = SCHEDULE
 JOBS_SQS_HANDLERS = SQS_HANDLERS
-# A worker that has not renewed a job's lease for this long is dead; it renews three times in that time.
+# A worker that has not renewed a job's lease for this long is dead; it renews at least three times in that time.
 JOBS_LEASE = env.seconds("JOBS_LEASE_SECONDS", 30)
 # A job may take its worker down this many times more than it may fail, before it is a poison job.
 JOBS_SPARE_CRASHES = 2

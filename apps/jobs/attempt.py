@@ -36,6 +36,18 @@ if TYPE_CHECKING:
 REQUEUE_AFTER = 5.0
 
 
+class Settled(Ignore):
+    """The ledger has been told. `counted_as`: what became of the job, in the words of Celery's events."""
+
+    def __init__(self, message: str, counted_as: str | None) -> None:
+        super().__init__(message)
+        self.counted_as = counted_as
+
+    # It goes to the main process through a pipe.
+    def __reduce__(self) -> tuple[type["Settled"], tuple[str, str | None]]:
+        return type(self), (str(self), self.counted_as)
+
+
 class Attempt:
     def __init__(self, task: "JobTask") -> None:
         self.task = task
@@ -52,10 +64,10 @@ class Attempt:
             if isinstance(outcome, connections.LOST) and not connections.is_lost(outcome):
                 raise  # the body's own mistake
             reason = outcome
-            connections.patiently(lambda: self._settle(reason))
+            counted_as = connections.patiently(lambda: self._settle(reason))
             if isinstance(outcome, Ignore):
                 raise  # as it is: the main process counts snoozes and cancellations
-            raise Ignore(str(outcome)) from outcome
+            raise Settled(str(outcome), counted_as) from outcome
         self.request.callbacks = self.request.chain = None  # continued in `_succeed`, not by Celery's tracer
         return result
 
@@ -101,7 +113,8 @@ class Attempt:
             following = maybe_signature(request.chain[-1], app=self.task.app)
             following.apply_async((result,), chain=request.chain[:-1], **family)
 
-    def _settle(self, outcome: BaseException) -> None:
+    def _settle(self, outcome: BaseException) -> str | None:
+        """Returns as what it is counted, where the outcome does not say so itself."""
         match outcome:
             case Snooze():
                 ledger.snooze(self.job_id, self.token, outcome.seconds)
@@ -112,17 +125,19 @@ class Attempt:
             case ledger.LeaseLost():
                 pass  # whoever holds the job now will end it
             case Reject():
-                self._rejected(outcome)
+                return self._rejected(outcome)
             case Ignore():
                 self._ignored()
             case _:
-                self._lost_database(outcome)
+                return self._lost_database(outcome)
+        return None
 
-    def _rejected(self, reject: Reject) -> None:
+    def _rejected(self, reject: Reject) -> str | None:
         if reject.requeue:
             ledger.snooze(self.job_id, self.token, REQUEUE_AFTER)
-        else:
-            ledger.bury(self.job_id, self.token, self._failure(reject), reject)
+            return None
+        is_buried = ledger.bury(self.job_id, self.token, self._failure(reject), reject)
+        return "failed" if is_buried else None
 
     def _ignored(self) -> None:
         """`raise Ignore()` is the task's way to say that it is done; `self.replace` raises it too."""
@@ -154,12 +169,13 @@ class Attempt:
         if not ledger.make_room(self.job_id, self.token):
             raise Cancelled("cancelled before it was replaced")
 
-    def _lost_database(self, outcome: BaseException) -> None:
+    def _lost_database(self, outcome: BaseException) -> str | None:
         """Not the task's fault: it runs again, counted like a crash so that it cannot go on for ever.
 
         If the database stays away, the lease runs out and the relay does the same.
         """
-        rescue.crashed(self.job_id, self._failure(outcome, Kind.CRASHED), token=self.token)
+        state_now = rescue.crashed(self.job_id, self._failure(outcome, Kind.CRASHED), token=self.token)
+        return state_now and rescue.counted_as(state_now)
 
     def _failure(self, exc: BaseException, kind: Kind | None = None) -> Failure:
         return Failure.of(exc, kind=kind).masked(self.task.secrets_in(self.request.kwargs))

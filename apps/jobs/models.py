@@ -189,7 +189,7 @@ class DeadLetter(models.Model):
     traceback = models.TextField(blank=True)
     fingerprint = models.CharField(max_length=32, db_index=True, help_text="Task, exception and last own frame.")
     attempts = models.IntegerField(default=0)
-    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+    created_at = models.DateTimeField(db_default=Now(), db_index=True)
     state = models.CharField(max_length=10, choices=State, default=State.OPEN)
     resolved_at = models.DateTimeField(null=True, blank=True)
     resolved_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+")

@@ -28,6 +28,7 @@ from apps.jobs.attempt import is_plain
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.ids import job_id_of
 from apps.jobs.metrics import meter
+from apps.jobs.models import Job
 from apps.jobs.redaction import redact
 
 logger = logging.getLogger(__name__)
@@ -180,35 +181,44 @@ class JobRequest(Request):
         """
         state.task_ready(self)
         if self._in_ledger():
-            released = self._tell_ledger(lambda: rescue.release(lease.worker_id(), {self.job_id: self.token}))
+            released = self._tell_ledger(
+                lambda: rescue.release(lease.worker_id(), {self.job_id: self.token}), if_away=0
+            )
             if released or self.has_row:
                 self.acknowledge()
 
     def _child_lost(self, exc: BaseException) -> None:
         state.task_ready(self)
         failure = Failure.worker_lost(f"The process that ran this job was lost: {exc}")
-        state_now = self._tell_ledger(lambda: rescue.crashed(self.job_id, failure, lease.worker_id(), self.token))
+        state_now = self._tell_ledger(
+            lambda: rescue.crashed(self.job_id, failure, lease.worker_id(), self.token),
+            if_away=Job.State.QUEUED.value if self.has_row else None,  # it runs again, when its lease is over
+        )
         if state_now is not None or self.has_row:
             self.acknowledge()
         else:
             # The child may not have made a row of it yet. If there is one after all, the claim drops the message.
             self.acknowledged = True
             lease.requeue_later(self.message, self._connection_errors)
-        self.send_event(f"task-{rescue.counted_as(state_now) or 'retried'}", exception=repr(exc), traceback="")
+            state_now = Job.State.QUEUED
+        if state_now is not None:
+            self.send_event(f"task-{rescue.counted_as(state_now)}", exception=repr(exc), traceback="")
 
-    def _tell_ledger(self, transition: Callable[[], T]) -> T | None:
+    def _tell_ledger(self, transition: Callable[[], T], if_away: T) -> T:
         """At once; but if the database is away the job's lease runs out, and the relay does the same."""
         try:
             return connections.patiently(transition, PATIENCE)
         except (DatabaseError, InterfaceError) as error:
             logger.warning("%s[%s] lost its process, and the ledger cannot be told: %s", self.name, self.id, error)
-            return None
+            return if_away
 
     def _child_terminated(self) -> None:
         """We ended it ourselves, because someone cancelled the job."""
         state.task_ready(self)
         # No claim has the token 0: a job that is no longer ours stays as it is.
-        self._tell_ledger(lambda: ledger.cancelled(self.job_id, self.token or lease.token_of(self.job_id) or 0))
+        self._tell_ledger(
+            lambda: ledger.cancelled(self.job_id, self.token or lease.token_of(self.job_id) or 0), if_away=False
+        )
         self.acknowledge()
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:

@@ -131,9 +131,9 @@ def crashed(job_id: UUID, failure: Failure, worker_id: UUID | None = None, token
     return job.state
 
 
-def counted_as(state: str | None) -> str | None:
-    """The end of a job whose worker was lost, in the words of Celery's events; None if it goes on."""
-    return ENDS.get(state or "")
+def counted_as(state: str) -> str:
+    """What became of a job whose worker was lost, in the words of Celery's events."""
+    return ENDS.get(state, "retried")
 
 
 def _send_again(job: Job) -> None:
@@ -189,8 +189,8 @@ def hand_on_expired(limit: int = 100) -> int:
                 _hold_longer(job)
     for job in handed_on:
         counts.count("rescued", job.task, job.queue)
-        if counter := counted_as(job.state):
-            counts.count(counter, job.task, job.queue)
+        if job.state in ENDS:
+            counts.count(ENDS[job.state], job.task, job.queue)
     return len(handed_on)
 
 

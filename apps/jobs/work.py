@@ -120,7 +120,8 @@ class Work:
         except (SystemExit, KeyboardInterrupt) as exc:
             failure = Failure.worker_lost(f"The task asked its process to exit: {exc!r}")
             state_now = rescue.crashed(job.id, failure, worker_id=lease.worker_id())
-            meter.event(Served(job.task, request), f"task-{rescue.counted_as(state_now) or 'retried'}", {})
+            if state_now is not None:
+                meter.event(Served(job.task, request), f"task-{rescue.counted_as(state_now)}", {})
 
     def _trace(self, task: Any, job: Due, request: dict[str, Any]) -> None:
         served = Served(job.task, request)

@@ -46,13 +46,14 @@ class Bench:
         message = as_message(current_app, due)
         return Message(loads(dumps(message.headers)), dumps(message.body), due.queue)
 
-    def deliver(self, message: Message) -> None:
-        """Hand the message to a pool child."""
+    def deliver(self, message: Message) -> Any:
+        """Hand the message to a pool child. Returns what its tracer says."""
         args, kwargs, embed = loads(message.body)
         task_id = message.headers["id"]
         request = {**message.headers, "args": args, "kwargs": kwargs, "is_eager": False, "hostname": "bench", **embed}
         request["delivery_info"] = {"exchange": "", "routing_key": message.queue, "priority": None}
-        trace_task(current_app.tasks[message.headers["task"]], task_id, args, kwargs, request, app=current_app)
+        task = current_app.tasks[message.headers["task"]]
+        return trace_task(task, task_id, args, kwargs, request, app=current_app)
 
     def request(self, message: Message) -> Any:
         """What the main process makes of the message before it hands it to the pool."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from threading import Barrier
 from typing import Any
+from unittest.mock import Mock
 from uuid import uuid4
 
 import pytest
@@ -27,6 +28,7 @@ from django_celery_beat.models import PeriodicTask
 
 from apps.jobs import ledger, sensitive
 from apps.jobs.admin import acts
+from apps.jobs.failures import Failure
 from apps.jobs.groups import ACTS, ensure_groups
 from apps.jobs.models import DeadLetter, Job, QueuePause, SchedulePolicy, Worker
 from apps.jobs.timeline import timeline
@@ -216,6 +218,17 @@ def test_a_question_is_dated_by_the_database_and_not_by_a_web_server_whose_clock
         asked = admin.post(button(live, "cancel"))
     answer = {"confirmed": "yes", "asked_at": asked.context["form"].initial["asked_at"]}
     assert "Cancelled 1." in admin.post(button(live, "cancel"), answer, follow=True).content.decode()
+
+
+def test_a_letter_is_dated_by_the_database_and_not_by_a_worker_whose_clock_is_fast(
+    admin: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as fast:
+        clock = Mock(now=lambda tz: datetime.now(tz) + timedelta(minutes=1))
+        fast.setattr(timezone, "datetime", clock)  # what a model's default asks, whoever holds `timezone.now`
+        ledger.bury(job().pk, None, Failure.worker_lost())
+    dead = DeadLetter.objects.get()
+    assert "Discard 1 dead letter?" in admin.post(button(dead, "discard")).content.decode()
 
 
 def test_a_button_on_the_jobs_page_cancels_it_and_comes_back(admin: Client) -> None:

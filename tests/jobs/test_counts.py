@@ -1,5 +1,6 @@
 """Counts, checked against traffic that is known."""
 
+import pickle
 from typing import Any
 from uuid import UUID
 
@@ -7,10 +8,11 @@ import pytest
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
 from celery import current_app
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 from django.db import DataError, OperationalError, ProgrammingError, connection
 
 from apps.jobs import lease, ledger, rescue
+from apps.jobs.failures import Failure
 from apps.jobs.metrics import counts, meter
 from apps.jobs.metrics.counts import BOUNDS, COUNTERS, Histogram
 from apps.jobs.models import TaskMinute, TaskTotal
@@ -113,10 +115,13 @@ def test_what_an_attempt_ignores_is_counted_by_its_reason(
     assert counted(total()) == {"received": 1, **({counter: 1} if counter else {})}
 
 
-@pytest.mark.parametrize(
+WHAT_BECOMES_OF_IT = pytest.mark.parametrize(
     ("crashes_allowed", "is_cancelled", "counter"),
     [(1, False, "retried"), (0, False, "failed"), (1, True, "revoked")],
 )
+
+
+@WHAT_BECOMES_OF_IT
 def test_a_lost_process_is_counted_by_what_becomes_of_its_job(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, crashes_allowed: int, is_cancelled: bool, counter: str
 ) -> None:
@@ -129,6 +134,74 @@ def test_a_lost_process_is_counted_by_what_becomes_of_its_job(
     bench.request(message).on_failure(worker_lost())
     counts.write()
     assert counted(total()) == {"received": 1, counter: 1}
+
+
+@WHAT_BECOMES_OF_IT
+def test_a_lost_database_is_counted_by_what_becomes_of_its_job(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, crashes_allowed: int, is_cancelled: bool, counter: str
+) -> None:
+    def lose_the_database() -> None:
+        if is_cancelled:
+            ledger.cancel(job_id)
+        raise OperationalError("the server closed the connection")
+
+    monkeypatch.setattr(rescue, "crashes_allowed", lambda _: crashes_allowed)
+    monkeypatch.setattr(lab_nothing, "run", lose_the_database)
+    job_id = UUID(lab_nothing.delay().id)
+    assert counted_by_the_main_process(bench) == {"received": 1, counter: 1}
+
+
+def test_a_lost_database_whose_job_is_another_attempt_s_by_now_is_not_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_the_job_and_the_database() -> None:
+        rescue.crashed(job_id, Failure.worker_lost())
+        raise OperationalError("the server closed the connection")
+
+    monkeypatch.setattr(lab_nothing, "run", lose_the_job_and_the_database)
+    job_id = UUID(lab_nothing.delay().id)
+    assert counted_by_the_main_process(bench) == {"received": 1}
+
+
+def test_a_job_that_its_task_rejected_is_a_failure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reject() -> None:
+        raise Reject("no use")
+
+    monkeypatch.setattr(lab_nothing, "run", reject)
+    lab_nothing.delay()
+    assert counted_by_the_main_process(bench) == {"received": 1, "failed": 1}
+
+
+def counted_by_the_main_process(bench: Bench) -> dict[str, int]:
+    """Of the one message that there is, by what its child tells it through a pipe."""
+    [message] = bench.send()
+    told = pickle.loads(pickle.dumps(bench.deliver(message).retval))
+    bench.request(message).on_failure(told)
+    counts.write()
+    return counted(total())
+
+
+def test_a_lost_process_whose_job_has_ended_by_now_is_not_counted(bench: Bench) -> None:
+    job_id = UUID(lab_nothing.delay().id)
+    [message] = bench.send()
+    ledger.succeed(job_id, claim(job_id))
+    bench.request(message).on_failure(worker_lost())
+    counts.write()
+    assert counted(total()) == {"received": 1}
+
+
+def test_a_lost_process_that_the_ledger_cannot_be_told_of_is_a_retry(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> None:
+        raise OperationalError("the server closed the connection")
+
+    monkeypatch.setattr(rescue, "crashed", away)
+    lab_nothing.delay()
+    [message] = bench.send()
+    bench.request(message).on_failure(worker_lost())
+    counts.write()
+    assert counted(total()) == {"received": 1, "retried": 1}
 
 
 def lose_the_worker() -> None:

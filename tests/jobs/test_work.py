@@ -11,16 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from celery import chain, current_app
 from celery.result import AsyncResult
 from django.conf import settings
-from django.db import connection
+from django.db import OperationalError, connection
 from django.db.models.functions import Now
 
-from apps.jobs import lease, ledger, pull, queues
+from apps.jobs import lease, ledger, pull, queues, rescue
 from apps.jobs.ledger import NewJob
 from apps.jobs.metrics import counts
 from apps.jobs.models import DeadLetter, Job, TaskTotal, Worker
@@ -183,6 +183,36 @@ def test_a_task_that_asks_its_process_to_exit_is_counted_as_a_crash(work: Work, 
     counts.write()
     total = TaskTotal.objects.get(task="tasks.lab_nothing")
     assert (total.started, total.retried) == (1, 1)
+
+
+def test_a_task_that_asks_its_process_to_exit_when_its_job_is_another_s_by_now_is_not_counted(
+    work: Work, monkeypatch: Any
+) -> None:
+    def lose_the_job_and_leave() -> None:
+        Job.objects.update(worker_id=uuid4())
+        raise SystemExit(3)
+
+    monkeypatch.setattr(lab_nothing, "run", lose_the_job_and_leave)
+    counts._tallies.take()
+    lab_nothing.delay()
+    work.run_once()
+    counts.write()
+    total = TaskTotal.objects.get(task="tasks.lab_nothing")
+    assert (total.started, total.retried) == (1, 0)
+
+
+def test_a_job_that_lost_its_database_once_too_often_is_a_failure(work: Work, monkeypatch: Any) -> None:
+    def lose_the_database() -> None:
+        raise OperationalError("the server closed the connection")
+
+    monkeypatch.setattr(rescue, "crashes_allowed", lambda _: 1)
+    monkeypatch.setattr(lab_nothing, "run", lose_the_database)
+    counts._tallies.take()
+    lab_nothing.delay()
+    drain(work)
+    counts.write()
+    total = TaskTotal.objects.get(task="tasks.lab_nothing")
+    assert (total.started, total.retried, total.failed) == (2, 1, 1)
 
 
 def test_what_has_expired_or_was_cancelled_does_not_run(work: Work) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from celery.exceptions import Ignore
 
+from apps.jobs.attempt import Settled
 from apps.jobs.metrics import counts
 from apps.jobs.progress import Cancelled
 from apps.jobs.snooze import Snooze
@@ -45,6 +46,8 @@ def ignored(request: Any, exc: BaseException) -> None:
             counts.count("snoozed", request.name, _queue(request))
         case Cancelled():
             counts.count("revoked", request.name, _queue(request))
+        case Settled(counted_as=str(counter)):
+            counts.count(counter, request.name, _queue(request))
         case Ignore(args=("duplicate",)):
             counts.count("duplicates", request.name, _queue(request))
 
