@@ -19,7 +19,7 @@ from kombu import Connection, Queue
 from kombu.transport import pyamqp
 
 from apps.jobs.brokers.memory import SETTLED
-from apps.jobs.brokers.refusal import MessageRefused, check_size
+from apps.jobs.brokers.refusal import MessageRefused, NoRoom, check_size
 from config.broker import GIVEN_UP
 
 # A confirmed write to a majority's disks takes milliseconds (seconds).
@@ -35,9 +35,13 @@ FRAME = 20
 MARK_EXPIRES = 7 * 24 * 3600 * 1000
 
 
+class QueueRefuses(NoRoom, MessageNacked):
+    """Still what kombu knows: a broker-only `.delay()` is tried again for a moment."""
+
+
 class Channel(pyamqp.Channel):
     def basic_publish_confirm(self, msg: Any, *args: Any, **kwargs: Any) -> Any:
-        """Raises `MessageRefused`. Without a connection it raises what shows that this is why."""
+        """Raises `MessageRefused` and `NoRoom`. Without a connection it raises what shows that this is why."""
         if self.connection is not None:
             self._check(msg)
         if kwargs.get("confirm_timeout") is None:
@@ -50,6 +54,8 @@ class Channel(pyamqp.Channel):
             if self.connection is not None:
                 self.connection.collect()
             raise
+        except MessageNacked as exc:
+            raise QueueRefuses("The queue refuses messages for now.") from exc
 
     def _check(self, msg: Any) -> None:
         if len(msg.body) > LARGEST:
@@ -68,7 +74,8 @@ class BrokerConnection(pyamqp.Connection):
     Channel = Channel
 
 
-# py-amqp counts it among neither. A queue that takes nothing more, or has no majority, takes it later.
+# py-amqp counts it among neither. For who publishes without the relay, and without trying again as kombu does: with
+# `task_publish_retry` off, beat would exit over a broker-only task whose queue takes it later.
 CHANNEL_ERRORS: Any = (*pyamqp.Transport.channel_errors, MessageNacked)
 
 
