@@ -10,7 +10,7 @@ import psutil
 import pytest
 from amqp.exceptions import MessageNacked
 from celery import current_app
-from kombu import Connection, Queue
+from kombu import Connection, Producer, Queue
 from kombu.pools import producers
 
 from apps.jobs.brokers import rabbitmq
@@ -153,6 +153,44 @@ def test_a_confirmation_that_comes_late_is_not_taken_for_the_next_messages(
                 process.resume()
     with pytest.raises(MessageNacked):
         publish(broker, "full")
+
+
+def test_a_worker_does_not_wait_for_a_frozen_broker_to_confirm_its_events(
+    server: RabbitMQServer, broker: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rabbitmq, "CONFIRM_WITHIN", 0.5)
+    events = current_app.events.Dispatcher(broker, buffer_while_offline=False)
+    events.send("worker-online")
+    queue = Queue("listener", events.exchange, routing_key="#", channel=broker.channel())
+    queue.declare()
+    for process in family(server):
+        process.suspend()
+    try:
+        events.send("worker-heartbeat")
+    finally:
+        for process in family(server):
+            process.resume()
+    events.send("worker-offline")
+    arrived: list[str] = []
+    assert wait_for(lambda: len(took(arrived, queue)) == 2, 5)
+    assert arrived == ["worker-heartbeat", "worker-offline"]
+
+
+def took(arrived: list[str], queue: Queue) -> list[str]:
+    arrived += [message.payload["type"] for message in iter(lambda: queue.get(no_ack=True), None)]
+    return arrived
+
+
+def test_an_event_beside_confirmed_messages_is_confirmed_itself(broker: Connection) -> None:
+    """Its confirmation would be taken for that of a message that is refused."""
+    declare(broker, "full", FULL)
+    declare(broker, "roomy", {})
+    events, producer = current_app.events.Dispatcher(broker, buffer_while_offline=False), Producer(broker)
+    events.send("worker-heartbeat")
+    producer.publish("", routing_key="roomy")
+    events.send("worker-heartbeat")
+    with pytest.raises(MessageNacked):
+        producer.publish("", routing_key="full")
 
 
 def test_the_mark_has_copies_on_other_nodes(broker: Connection) -> None:

@@ -7,7 +7,7 @@ Guarantee. A publish is confirmed within seconds, or raises; one that is too lar
 finds what the broker gave up on.
 
 Not guaranteed. RabbitMQ does not say how many messages of a queue are unacknowledged. "Empty" is certain only while
-nobody consumes; beside a living worker a lost message is found by its age.
+nobody consumes; beside a living worker a lost message is found by its age. A worker's events are not confirmed.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from amqp.exceptions import MessageNacked, NotFound
+from celery.events.event import EVENT_EXCHANGE_NAME
 from kombu import Connection, Queue
 from kombu.transport import pyamqp
 
@@ -44,6 +45,11 @@ class Channel(pyamqp.Channel):
         """Raises `MessageRefused` and `NoRoom`. Without a connection it raises what shows that this is why."""
         if self.connection is not None:
             self._check(msg)
+        # A worker sends its events from its main loop, and kombu tries its heartbeats again without end: it would stand
+        # still, and renew no lease, for as long as its broker is frozen. On a channel that confirms, the event's
+        # confirmation comes all the same, and would be taken for the next message's.
+        if kwargs.get("exchange") == EVENT_EXCHANGE_NAME and not self._confirm_selected:
+            return self._basic_publish(msg, *args, **kwargs)
         if kwargs.get("confirm_timeout") is None:
             kwargs["confirm_timeout"] = CONFIRM_WITHIN
         try:
