@@ -3,7 +3,8 @@
 Problem. A request that publishes to a broker waits for the broker, and what it published may be lost.
 
 Guarantee. Every due job of a queue that is not paused is published, in batches, within a transaction: a broker that is
-away leaves the rows queued, and costs nobody but the relay. Any number of relays may run: SKIP LOCKED shares the work.
+away leaves the rows queued, and costs nobody but the relay; a queue that refuses for now holds up no other. Any number
+of relays may run: SKIP LOCKED shares the work.
 
 Not guaranteed. A relay that dies between publishing and its commit publishes those jobs again; the claim drops the
 second message.
@@ -24,9 +25,9 @@ from kombu.exceptions import BatchPublishError
 from kombu.exceptions import OperationalError as BrokerError
 from kombu.pools import producers
 
-from apps.jobs import connections, ledger, rescue, sensitive
+from apps.jobs import connections, ledger, pull, rescue, sensitive
 from apps.jobs.broker import BrokerWatch
-from apps.jobs.brokers.refusal import MessageRefused
+from apps.jobs.brokers.refusal import MessageRefused, NoRoom
 from apps.jobs.failures import Failure
 from apps.jobs.health.heartbeats import Heart
 from apps.jobs.ledger import Due
@@ -46,6 +47,9 @@ POLL_EVERY = 1.0
 LOOK_AGAIN = 0.02
 # While the broker is away, try again after 0.2 s, 0.4 s … at most this long: when it returns, jobs flow at once.
 LONGEST_BACKOFF = 2.0
+# A queue that refuses is left alone so long (seconds): each try takes a batch and puts it back, which writes every row
+# of it twice. It costs a queue whose limit is small: its workers get no more than that limit in this time.
+LEAVE_ALONE = 2.0
 
 
 class Relay:
@@ -63,6 +67,8 @@ class Relay:
         self.broker_errors = (*kombu_errors, OSError, *broker.connection_errors, *broker.channel_errors)
         self.stopping = False
         self.failures = 0
+        # Until when (by the monotonic clock) each queue that refuses is left alone.
+        self.full: dict[str, float] = {}
         self.next_rescue = 0.0
         self.next_sample = 0.0
         self.heart = Heart(Heartbeat.Process.RELAY)
@@ -123,26 +129,30 @@ class Relay:
         return self.publish_due()
 
     def publish_due(self) -> int:
+        """What the broker has no room for goes back to its place, and is as old as it was."""
+        now = time.monotonic()
+        self.full = {queue: until for queue, until in self.full.items() if until > now}
         with transaction.atomic():
-            due = ledger.take_due(self.queues, BATCH)
-            if due:
-                self._publish(due)
-        for job in due:
+            due = ledger.take_due(self._open(), BATCH)
+            sent = self._publish(due) if due else []
+            if len(sent) < len(due):
+                pull.put_back({job.id for job in due} - {job.id for job in sent})
+        for job in sent:
             counts.count("sent", job.task, job.queue)
-        return len(due)
+        return len(sent)
 
-    def _publish(self, due: Sequence[Due]) -> None:
+    def _open(self) -> list[str]:
+        return [queue for queue in self.queues if queue not in self.full]
+
+    def _publish(self, due: Sequence[Due]) -> list[Due]:
+        """Returns those that the broker has taken. The others are dead, or still to be put back."""
         messages = list(self._messages(due))
         with self.producers.acquire(block=True) as producer:
             if isinstance(producer.channel, RedisChannel):
                 producer.channel.push((message, job.queue, job.priority) for job, message in messages)
-                return
+                return [job for job, _ in messages]
             with producer.batch():
-                for job, message in messages:
-                    try:
-                        self._publish_one(producer, job, message)
-                    except MessageRefused as exc:
-                        rescue.bury_without_message(job.id, Failure.of(exc))
+                return [job for job, message in messages if self._offer(producer, job, message)]
 
     def _messages(self, due: Sequence[Due]) -> Iterator[tuple[Due, Any]]:
         for job in due:
@@ -150,6 +160,21 @@ class Relay:
                 yield job, as_message(self.app, job)
             except Exception as exc:  # noqa: BLE001 - a row that cannot become a message must not stop the others
                 rescue.bury_without_message(job.id, Failure.of(exc))
+
+    def _offer(self, producer: Any, job: Due, message: Any) -> bool:
+        """Whether the broker has taken it."""
+        if job.queue in self.full:  # since this batch began
+            return False
+        try:
+            self._publish_one(producer, job, message)
+        except NoRoom as exc:
+            logger.warning("Jobs of the queue %s wait in the ledger: %s", job.queue, exc)
+            self.full[job.queue] = time.monotonic() + LEAVE_ALONE
+            return False
+        except MessageRefused as exc:
+            rescue.bury_without_message(job.id, Failure.of(exc))
+            return False
+        return True
 
     def _publish_one(self, producer: Any, job: Due, message: Any) -> None:
         queue = self.app.amqp.queues[job.queue]
@@ -167,7 +192,7 @@ class Relay:
 
     def _wait(self) -> None:
         """Sleep until something is recorded, or the next job is due, or the poll."""
-        due_in = ledger.next_due(self.queues)
+        due_in = ledger.next_due(self._open())
         # Overdue, and yet there was nothing to publish: another relay has it, or the broker's window is full.
         self.ear.wait(POLL_EVERY if due_in is None else min(POLL_EVERY, max(LOOK_AGAIN, due_in)))
 

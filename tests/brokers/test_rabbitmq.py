@@ -10,15 +10,16 @@ import psutil
 import pytest
 from amqp.exceptions import MessageNacked
 from celery import current_app
-from kombu import Connection, Queue
+from kombu import Connection, Producer, Queue
 from kombu.pools import producers
 
 from apps.jobs.brokers import rabbitmq
 from apps.jobs.brokers.rabbitmq import RabbitMQMemory
 from apps.jobs.models import Job
-from apps.jobs.relay import Relay
+from apps.jobs.relay import POLL_EVERY, Relay
 from apps.local.children import family_of
 from apps.local.rabbitmq import RabbitMQServer
+from apps.local.waiting import wait_for
 from config.broker import GIVEN_UP, broker_of
 from tasks.lab import lab_nothing
 from tests.brokers.conftest import wanted
@@ -68,16 +69,70 @@ def family(server: RabbitMQServer) -> list[psutil.Process]:
     return family_of(server.process.pid)
 
 
-def test_a_job_that_the_broker_refuses_for_now_stays_queued_and_the_relay_tries_again(
-    relay: Relay, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def small_queue(broker: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`default` has room for one job."""
+    monkeypatch.setattr(current_app.amqp.queues["default"], "queue_arguments", {**FULL, "x-max-length": 1})
+    for name in ("high", "default", "low"):
+        queue = current_app.amqp.queues[name].bind(broker.default_channel)
+        queue.delete()
+        queue.declare()  # the relay's connection may think that it has done so
+
+
+def jobs_in(broker: Connection, name: str) -> list[str]:
+    """Takes them out."""
+    queue = Queue(name, channel=broker.default_channel)
+    return [message.headers["id"] for message in iter(lambda: queue.get(no_ack=True), None)]
+
+
+def record_in_each_queue() -> dict[str, list[str]]:
+    """Two in each, by turns."""
+    recorded: dict[str, list[str]] = {"high": [], "default": [], "low": []}
+    for queue in [*recorded] * 2:
+        recorded[queue].append(lab_nothing.apply_async(queue=queue).id)
+    return recorded
+
+
+def test_a_queue_that_refuses_for_now_holds_up_no_other_and_gets_its_jobs_when_it_has_room(
+    relay: Relay, broker: Connection, small_queue: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr("apps.jobs.relay.time.sleep", pauses.append)
-    monkeypatch.setattr(current_app.amqp.queues["default"], "queue_arguments", FULL)
-    lab_nothing.delay_many([{}, {}])
+    monkeypatch.setattr("apps.jobs.relay.LEAVE_ALONE", 0)
+    recorded = record_in_each_queue()
+    assert [relay.publish_due() for _ in range(3)] == [5, 0, 0]
+    assert jobs_in(broker, "high") == recorded["high"]
+    assert jobs_in(broker, "low") == recorded["low"]
+    [refused] = Job.objects.filter(state=Job.State.QUEUED)
+    assert str(refused.pk) == recorded["default"][1]
+    assert jobs_in(broker, "default") == recorded["default"][:1]
+    assert relay.publish_due() == 1
+    assert jobs_in(broker, "default") == recorded["default"][1:]
+
+
+def test_a_job_that_is_refused_stays_as_old_as_it_is(relay: Relay, small_queue: None) -> None:
+    lab_nothing.delay_many([{}] * 3)
+    due = dict(Job.objects.values_list("pk", "run_at"))
+    assert relay.publish_due() == 1
+    assert dict(Job.objects.values_list("pk", "run_at")) == due
+    assert set(Job.objects.filter(state=Job.State.QUEUED).values_list("attempts", "retries")) == {(0, 0)}
+
+
+def test_a_queue_that_refuses_is_left_alone_for_a_while(
+    relay: Relay, broker: Connection, small_queue: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apps.jobs.relay.LEAVE_ALONE", 0.5)
+    waits: list[float] = []
+    monkeypatch.setattr(relay.ear, "wait", waits.append)
+    asked = Mock(wraps=relay._publish_one)
+    monkeypatch.setattr(relay, "_publish_one", asked)
+    lab_nothing.delay_many([{}] * 4)
     relay._turn()
-    assert len(pauses) == 1
-    assert set(Job.objects.values_list("state", flat=True)) == {Job.State.QUEUED}
+    taken = set(Job.objects.values_list("pk", "sent_at"))
+    relay._turn()
+    assert asked.call_count == 2, "the second was refused, and so would be the third"
+    assert set(Job.objects.values_list("pk", "sent_at")) == taken
+    assert waits == [POLL_EVERY]
+    jobs_in(broker, "default")
+    assert wait_for(lambda: relay.publish_due() == 1, 5, every=0.05)
 
 
 def test_a_confirmation_that_comes_late_is_not_taken_for_the_next_messages(
@@ -98,6 +153,44 @@ def test_a_confirmation_that_comes_late_is_not_taken_for_the_next_messages(
                 process.resume()
     with pytest.raises(MessageNacked):
         publish(broker, "full")
+
+
+def test_a_worker_does_not_wait_for_a_frozen_broker_to_confirm_its_events(
+    server: RabbitMQServer, broker: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rabbitmq, "CONFIRM_WITHIN", 0.5)
+    events = current_app.events.Dispatcher(broker, buffer_while_offline=False)
+    events.send("worker-online")
+    queue = Queue("listener", events.exchange, routing_key="#", channel=broker.channel())
+    queue.declare()
+    for process in family(server):
+        process.suspend()
+    try:
+        events.send("worker-heartbeat")
+    finally:
+        for process in family(server):
+            process.resume()
+    events.send("worker-offline")
+    arrived: list[str] = []
+    assert wait_for(lambda: len(took(arrived, queue)) == 2, 5)
+    assert arrived == ["worker-heartbeat", "worker-offline"]
+
+
+def took(arrived: list[str], queue: Queue) -> list[str]:
+    arrived += [message.payload["type"] for message in iter(lambda: queue.get(no_ack=True), None)]
+    return arrived
+
+
+def test_an_event_beside_confirmed_messages_is_confirmed_itself(broker: Connection) -> None:
+    """Its confirmation would be taken for that of a message that is refused."""
+    declare(broker, "full", FULL)
+    declare(broker, "roomy", {})
+    events, producer = current_app.events.Dispatcher(broker, buffer_while_offline=False), Producer(broker)
+    events.send("worker-heartbeat")
+    producer.publish("", routing_key="roomy")
+    events.send("worker-heartbeat")
+    with pytest.raises(MessageNacked):
+        producer.publish("", routing_key="full")
 
 
 def test_the_mark_has_copies_on_other_nodes(broker: Connection) -> None:

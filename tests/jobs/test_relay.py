@@ -194,9 +194,9 @@ def test_a_stop_in_the_middle_of_a_batch_lets_it_finish_and_begins_no_other(
     first, second, third = (lab_nothing.delay() for _ in range(3))
     publish = relay._publish
 
-    def publish_while_stopped(due: Any) -> None:
+    def publish_while_stopped(due: Any) -> Any:
         signal.raise_signal(number)
-        publish(due)
+        return publish(due)
 
     monkeypatch.setattr(relay, "_publish", publish_while_stopped)
     relay.run()
@@ -242,9 +242,9 @@ def test_a_relay_whose_ear_is_cut_off_listens_again_and_publishes(
     monkeypatch.setattr("apps.jobs.relay.time.sleep", lambda _: results.append(lab_nothing.delay()))
     publish = relay._publish
 
-    def publish_and_stop(due: Any) -> None:
-        publish(due)
+    def publish_and_stop(due: Any) -> Any:
         relay._stop()
+        return publish(due)
 
     monkeypatch.setattr(relay, "_publish", publish_and_stop)
     relay.run()

@@ -7,7 +7,7 @@ Guarantee. A publish is confirmed within seconds, or raises; one that is too lar
 finds what the broker gave up on.
 
 Not guaranteed. RabbitMQ does not say how many messages of a queue are unacknowledged. "Empty" is certain only while
-nobody consumes; beside a living worker a lost message is found by its age.
+nobody consumes; beside a living worker a lost message is found by its age. A worker's events are not confirmed.
 """
 
 import hashlib
@@ -15,11 +15,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from amqp.exceptions import MessageNacked, NotFound
+from celery.events.event import EVENT_EXCHANGE_NAME
 from kombu import Connection, Queue
 from kombu.transport import pyamqp
 
 from apps.jobs.brokers.memory import SETTLED
-from apps.jobs.brokers.refusal import MessageRefused, check_size
+from apps.jobs.brokers.refusal import MessageRefused, NoRoom, check_size
 from config.broker import GIVEN_UP
 
 # A confirmed write to a majority's disks takes milliseconds (seconds).
@@ -35,11 +36,20 @@ FRAME = 20
 MARK_EXPIRES = 7 * 24 * 3600 * 1000
 
 
+class QueueRefuses(NoRoom, MessageNacked):
+    """Still what kombu knows: a broker-only `.delay()` is tried again for a moment."""
+
+
 class Channel(pyamqp.Channel):
     def basic_publish_confirm(self, msg: Any, *args: Any, **kwargs: Any) -> Any:
-        """Raises `MessageRefused`. Without a connection it raises what shows that this is why."""
+        """Raises `MessageRefused` and `NoRoom`. Without a connection it raises what shows that this is why."""
         if self.connection is not None:
             self._check(msg)
+        # A worker sends its events from its main loop, and kombu tries its heartbeats again without end: it would stand
+        # still, and renew no lease, for as long as its broker is frozen. On a channel that confirms, the event's
+        # confirmation comes all the same, and would be taken for the next message's.
+        if kwargs.get("exchange") == EVENT_EXCHANGE_NAME and not self._confirm_selected:
+            return self._basic_publish(msg, *args, **kwargs)
         if kwargs.get("confirm_timeout") is None:
             kwargs["confirm_timeout"] = CONFIRM_WITHIN
         try:
@@ -50,6 +60,8 @@ class Channel(pyamqp.Channel):
             if self.connection is not None:
                 self.connection.collect()
             raise
+        except MessageNacked as exc:
+            raise QueueRefuses("The queue refuses messages for now.") from exc
 
     def _check(self, msg: Any) -> None:
         if len(msg.body) > LARGEST:
@@ -68,7 +80,8 @@ class BrokerConnection(pyamqp.Connection):
     Channel = Channel
 
 
-# py-amqp counts it among neither. A queue that takes nothing more, or has no majority, takes it later.
+# py-amqp counts it among neither. For who publishes without the relay, and without trying again as kombu does: with
+# `task_publish_retry` off, beat would exit over a broker-only task whose queue takes it later.
 CHANNEL_ERRORS: Any = (*pyamqp.Transport.channel_errors, MessageNacked)
 
 

@@ -1,4 +1,8 @@
-"""What a broker, or its client, will never take, found out before it is sent."""
+"""What a broker does not take: never, which is found out before it is sent, or not now, which it answers."""
+
+
+class NoRoom(Exception):
+    """The queue takes no message now, whichever it is. It may a moment later."""
 
 
 class MessageRefused(ValueError):
