@@ -167,7 +167,7 @@ class ActingAdmin(RecordAdmin):
         rows = rows.filter(act.applies_to)
         form = act.form(
             request.POST if "confirmed" in request.POST else None,
-            initial={"asked_at": database_now().isoformat()},  # which dates the jobs,
+            initial={"asked_at": database_now().isoformat()},  # by the clock that dates the rows
         )
         if form.is_valid():
             return self._do(request, act, rows, form, back)
