@@ -11,8 +11,12 @@ from django.db import connection
 
 from apps.jobs.task import JobTask
 
+# A job may take its worker down a few times more than it may be retried. A long run restarts the database every ten
+# seconds, so one that sleeps for some seconds in its transaction meets that often, and for no fault of its own.
+OFTEN = 20
 
-@shared_task(name="chaos.effect", bind=True, atomic=True)
+
+@shared_task(name="chaos.effect", bind=True, atomic=True, max_retries=OFTEN)
 def effect(self: JobTask, seconds: float = 0.0) -> None:
     """Safe to run twice: its row is written in the transaction that ends the job, so it is there once."""
     time.sleep(seconds)
@@ -22,7 +26,7 @@ def effect(self: JobTask, seconds: float = 0.0) -> None:
         )
 
 
-@shared_task(name="chaos.token", bind=True, ignore_result=False)
+@shared_task(name="chaos.token", bind=True, ignore_result=False, max_retries=OFTEN)
 def token(self: JobTask, seconds: float = 0.0) -> int:
     """Return the token under which it ran: the job's last one, or an older attempt has overwritten a newer one.
 
