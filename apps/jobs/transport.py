@@ -52,7 +52,7 @@ AT_MOST = 100
 
 # Each note is written before its message is popped: if memory is full the note is refused, and nothing may be lost.
 # The last look into a queue finds nothing, and makes the server tell this client when that changes.
-# What has no tag is noted under one of ours, as a JSON text of its bytes: nobody knows what it is.
+# What cannot be read is noted as a JSON text of its bytes, under the tag that it seems to have, else under one of ours.
 CLAIM = r"""
 local credit, now, queues = tonumber(ARGV[1]), ARGV[2], #ARGV - 2
 local taken = {}
@@ -61,7 +61,8 @@ local function tag_of(item)
     local readable, envelope = pcall(cjson.decode, item)
     local properties = readable and type(envelope) == 'table' and envelope.properties
     local tag = type(properties) == 'table' and properties.delivery_tag
-    return type(tag) == 'string' and tag ~= '' and tag
+    if type(tag) == 'string' and tag ~= '' then return tag, true end
+    return item:match('"delivery_tag": ?"([^"\\]+)"')
 end
 
 local function as_text(item)
@@ -70,10 +71,9 @@ end
 
 local function note(item, origin)
     if origin == '' then return end
-    local tag = tag_of(item)
-    if not tag then
-        tag, item = 'untagged-' .. now .. '-' .. #taken .. '-' .. redis.sha1hex(item), as_text(item)
-    end
+    local tag, is_read = tag_of(item)
+    tag = tag or 'untagged-' .. now .. '-' .. #taken .. '-' .. redis.sha1hex(item)
+    if not is_read then item = as_text(item) end
     local kept = redis.pcall('HSET', KEYS[1], tag, '[' .. item .. origin)
     if type(kept) == 'table' and kept.err then return end
     redis.call('ZADD', KEYS[2], now, tag)
@@ -174,6 +174,7 @@ class QoS(kombu_redis.QoS):
 
     def restore_by_tag(self, tag: bytes | str, *args: Any, **kwargs: Any) -> None:
         """Of a worker that is gone. Over a note that Python cannot read this one would exit, and so would the next."""
+        self.channel.restored = bytes_to_str(tag)
         try:
             super().restore_by_tag(tag, *args, **kwargs)  # type: ignore[no-untyped-call]
         except self.channel.connection_errors:
@@ -182,6 +183,8 @@ class QoS(kombu_redis.QoS):
             logger.exception("What is noted as %s cannot be read. It stays in %s", bytes_to_str(tag), self.unacked_key)
             with self.pipe_or_acquire() as pipe:
                 pipe.zrem(self.unacked_index_key, tag).execute()
+        finally:
+            self.channel.restored = None
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         """At the channel's end."""
@@ -217,6 +220,8 @@ class Channel(kombu_redis.Channel):
     _brpop_sent_at: Any
     # The tag that the claim has noted of the message which is being delivered.
     noted: str | None = None
+    # The tag by which the message is noted that goes back into its queue. If it has a dead letter, that is by this tag.
+    restored: str | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._no_ack: set[str] = set()
@@ -329,7 +334,7 @@ class Channel(kombu_redis.Channel):
     def _do_restore_message(self, payload: Any, exchange: str, routing_key: str, *args: Any, **kwargs: Any) -> None:
         """Back into its queue, from a worker that is gone or does not want it. What kombu cannot read would be lost."""
         item = payload.encode("latin-1") if isinstance(payload, str) else dumps(payload)
-        envelope = opened(item, routing_key, tag=None)
+        envelope = opened(item, routing_key, self.restored)
         envelope["headers"] = envelope.get("headers") or {}
         count_deliveries(envelope, before=deliveries_before(envelope["headers"]) + 1)
         super()._do_restore_message(envelope, exchange, routing_key, *args, **kwargs)  # type: ignore[no-untyped-call]

@@ -328,6 +328,7 @@ def test_what_nobody_can_read_is_not_lost_with_a_worker_that_was_killed_over_it(
     with connect() as lost, consuming(lost, "a") as never:
         never.channel._deliver = lambda *_: None  # killed between the claim's answer and the first message
         assert wait_for(lambda: never._drain() and not valkey.llen("a"), 10)
+        noted = valkey.hkeys("unacked")
         impatient = connect(visibility_timeout=0, unacked_restore_throttle=1)
         with impatient as other, consuming(other, "a") as again:
             again.consumer.on_decode_error = lambda message, _: again.append(message)
@@ -335,6 +336,7 @@ def test_what_nobody_can_read_is_not_lost_with_a_worker_that_was_killed_over_it(
             [message] = again
             if message.content_type == "application/x-unreadable":
                 assert message.body.decode() == UNUSABLE[kind].decode("utf-8", "replace")[:SHOWN]
+            assert noted == [message.delivery_tag.encode()]  # by which it has one letter, if its worker wrote that
             message.ack()
             again.channel.qos.acknowledge_settled()
             assert not valkey.hlen("unacked")
