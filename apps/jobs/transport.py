@@ -177,8 +177,8 @@ class QoS(kombu_redis.QoS):
         self.channel.restored = bytes_to_str(tag)
         try:
             super().restore_by_tag(tag, *args, **kwargs)  # type: ignore[no-untyped-call]
-        except self.channel.connection_errors:
-            raise
+        except (redis.RedisError, OSError):
+            raise  # not the note's fault: of a lost connection, or of a full memory
         except Exception:  # what looks like one of Celery's dates, and is none, raises anything
             logger.exception("What is noted as %s cannot be read. It stays in %s", bytes_to_str(tag), self.unacked_key)
             with self.pipe_or_acquire() as pipe:

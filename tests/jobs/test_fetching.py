@@ -363,6 +363,23 @@ def test_a_note_that_cannot_be_read_does_not_stop_the_workers_that_find_it(
     assert (valkey.hlen("unacked"), valkey.zcard("unacked_index")) == (1, 0)
 
 
+def test_what_cannot_be_put_back_while_memory_is_full_is_put_back_later(ours: Connection, valkey: redis.Redis) -> None:
+    with connect() as lost, consuming(lost, "a") as fetched:
+        publish(lost, "body")
+        fetched.come(1)
+        [tag] = valkey.hkeys("unacked")
+        with ours.channel() as channel:
+            valkey.config_set("maxmemory", "1")
+            try:
+                with pytest.raises(redis.exceptions.OutOfMemoryError):
+                    channel.qos.restore_by_tag(tag)
+            finally:
+                valkey.config_set("maxmemory", "0")
+            assert valkey.zcard("unacked_index") == 1
+            channel.qos.restore_by_tag(tag)
+    assert valkey.llen("a") == 1
+
+
 def test_messages_still_come_when_the_brokers_memory_is_full(ours: Connection, valkey: redis.Redis) -> None:
     publish(ours, 1, 2)
     valkey.config_set("maxmemory", "1")
