@@ -178,7 +178,8 @@ class Attempt:
         return state_now and rescue.counted_as(state_now)
 
     def _failure(self, exc: BaseException, kind: Kind | None = None) -> Failure:
-        return Failure.of(exc, kind=kind).masked(self.task.secrets_in(self.request.kwargs))
+        secrets = self.task.secrets_in(self.request.args, self.request.kwargs)
+        return Failure.of(exc, kind=kind, secrets=secrets)
 
 
 def _is_long_ago(claimed_at: float | None) -> bool:

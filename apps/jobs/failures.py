@@ -2,7 +2,8 @@
 
 import hashlib
 import traceback
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -46,12 +47,13 @@ class Failure:
     frame: str = ""
 
     @classmethod
-    def of(cls, exc: BaseException, *, kind: Kind | None = None) -> "Failure":
+    def of(cls, exc: BaseException, *, kind: Kind | None = None, secrets: Collection[str] = ()) -> "Failure":
+        """Without the secrets, which are taken out before anything is cut: half of one would not be found."""
         return cls(
             kind=kind or kind_of(exc),
             exception=type(exc).__name__,
-            message=plain(str(exc) or type(exc).__name__, MESSAGE_LIMIT),
-            traceback=plain(_traceback(exc), TRACEBACK_LIMIT),
+            message=plain(redact(str(exc) or type(exc).__name__, secrets), MESSAGE_LIMIT),
+            traceback=plain(redact(_traceback(exc), secrets), TRACEBACK_LIMIT),
             frame=_last_own_frame(exc.__traceback__),
         )
 
@@ -76,10 +78,6 @@ class Failure:
     @classmethod
     def unknown_task(cls, task: str) -> "Failure":
         return cls(Kind.UNKNOWN_TASK, "UnknownTask", f"No worker knows a task named {task!r}.")
-
-    def masked(self, secrets: list[str]) -> "Failure":
-        """The same without these values: they may stand in a message or a traceback's line."""
-        return replace(self, message=redact(self.message, secrets), traceback=redact(self.traceback, secrets))
 
     def as_entry(self) -> dict[str, Any]:
         """For the job's list of errors."""

@@ -165,7 +165,7 @@ class JobRequest(Request):
         meter.event(self, type, fields)
         if type in ("task-succeeded", "task-failed", "task-retried") and self.time_start:
             runtimes.saw(fields.get("runtime") or time.time() - self.time_start)
-        secrets = self._task.secrets_in(self.kwargs)
+        secrets = self._task.secrets_in(self.args, self.kwargs)
         if secrets:
             fields = {
                 name: redact(value, secrets) if isinstance(value, str) else value for name, value in fields.items()
@@ -227,7 +227,8 @@ class JobRequest(Request):
             super()._announce_revoked(reason, terminated, signum, expired)
 
     def _fail(self, exc_info: ExceptionInfo, exc: BaseException, send_failed_event: bool, return_ok: bool) -> None:
-        failure = Failure.of(exc, kind=self._kind(exc)).masked(self._task.secrets_in(self.kwargs))
+        secrets = self._task.secrets_in(self.args, self.kwargs)
+        failure = Failure.of(exc, kind=self._kind(exc), secrets=secrets)
         if self._write_letter(failure):
             super().on_failure(exc_info, send_failed_event, return_ok)
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
+from urllib.parse import quote
 
 from celery import current_app
 from celery.utils.saferepr import saferepr
@@ -115,9 +116,9 @@ def masked_repr(arguments: Any) -> str:
     return whole if len(whole) <= longest else str(saferepr(masked, longest))
 
 
-def secrets_in(kwargs: Mapping[str, Any]) -> list[str]:
-    """The plain text of the sealed values, to be taken out of error messages. Short ones would mask half the text."""
-    plain = [text for value in kwargs.values() if is_sealed(value) for text in _texts(_open_if_possible(value))]
+def secrets_in(arguments: Iterable[Any]) -> list[str]:
+    """The plain text of the sealed ones, to be taken out of error messages. Short ones would mask half the text."""
+    plain = [text for value in arguments if is_sealed(value) for text in _texts(_open_if_possible(value))]
     return sorted({text for text in plain if len(text) >= 4}, key=len, reverse=True)
 
 
@@ -129,9 +130,9 @@ def _open_if_possible(value: dict[str, str]) -> Any:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The value as text, and each value in it; also as an error writes it that quotes what it was given."""
+    """The value as text, and each value in it; also as an error writes it that quotes what it was given, or a URL."""
     text = str(value)
-    yield from (text, repr(text)[1:-1], dumps(text)[1:-1])
+    yield from (text, repr(text)[1:-1], dumps(text)[1:-1], quote(text, "", errors="replace"))
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     for item in inner:
         yield from _texts(item)

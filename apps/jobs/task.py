@@ -341,7 +341,7 @@ class JobTask(celery.Task):
         again = self.request.get("again")
         if again:
             # `self.retry()` without an error has none to keep.
-            failure = Failure.of(exc).masked(self._secrets()) if exc else None
+            failure = Failure.of(exc, secrets=self._secrets()) if exc else None
             with suppress(ledger.LeaseLost):  # whoever holds the job now will end it
                 connections.patiently(lambda: ledger.retry(job_id_of(task_id), self.request.token, again, failure))
             self.request.again = None  # a task's own `on_retry` may call this one again
@@ -357,7 +357,7 @@ class JobTask(celery.Task):
         job_id, is_here = job_id_of(task_id), self.request.id == task_id
         token = self.request.get("token") if is_here else lease.token_of(job_id)
         retries = self.request.retries if is_here else 0
-        failure = Failure.of(exc, kind=self._kind(exc, retries)).masked(self.secrets_in(kwargs))
+        failure = Failure.of(exc, kind=self._kind(exc, retries), secrets=self.secrets_in(args, kwargs))
         if token is not None and connections.is_lost(exc):
             logger.warning("%s[%s] waits for its lease to run out, the ledger is away", self.name, job_id)
         elif token is not None:
@@ -381,13 +381,15 @@ class JobTask(celery.Task):
         is_retried = isinstance(exc, retried_for) if retried_for else retries > 0
         return Kind.EXHAUSTED if is_retried else None
 
-    def secrets_in(self, kwargs: Mapping[str, Any] | None) -> list[str]:
-        """Also of a message whose producer did not seal them."""
-        kwargs = kwargs or {}
-        return sensitive.secrets_in(sensitive.seal(kwargs, self.sensitive) if self.sensitive else kwargs)
+    def secrets_in(self, args: Iterable[Any] | None, kwargs: Mapping[str, Any] | None) -> list[str]:
+        """Also of a message whose producer did not seal them, or did not even name them."""
+        args, kwargs = args or (), kwargs or {}
+        if self.sensitive:
+            args, kwargs = sensitive.seal_unnamed(args, self.sensitive), sensitive.seal(kwargs, self.sensitive)
+        return sensitive.secrets_in([*args, *kwargs.values()])
 
     def _secrets(self) -> list[str]:
-        return self.secrets_in(self.request.kwargs)
+        return self.secrets_in(self.request.args, self.request.kwargs)
 
     def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Release a broker-only job's unique lock; a durable job's key went with the row's own transition."""

@@ -2,8 +2,10 @@
 
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 from unittest.mock import ANY, Mock
+from urllib.parse import quote, urlencode
 
 import pytest
 from celery import chain, chord, group, shared_task
@@ -166,6 +168,32 @@ def test_a_secret_that_a_stranger_sent_is_in_no_letter(bench: Bench, args: list[
     assert got == [(SECRET, None)]
 
 
+def test_a_secret_that_a_stranger_sent_without_its_name_is_in_no_error(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    lab_secret.delay(SECRET)
+    [ours] = bench.send()
+    Job.objects.all().delete()
+    headers = {name: value for name, value in ours.headers.items() if name != "ledger"}
+    message = replace(ours, headers=headers, body=json.dumps([[SECRET], {}, {}]))
+    sent = bench.request(message)
+    sent.send_event("task-failed", exception=f"LabError('{SECRET}')")
+    sent._eventer.send.assert_called_once_with("task-failed", uuid=ANY, exception="LabError('***')")
+    bench.deliver(message)
+    assert DeadLetter.objects.get().message == "The token *** was refused."
+    assert SECRET not in everything_in_the_database() + caplog.text
+
+
+@pytest.mark.parametrize("length", [3_000, 9_000])
+def test_a_secret_that_is_longer_than_the_error_that_is_kept_is_in_none(bench: Bench, length: int) -> None:
+    secret = "".join(f"-{number}" for number in range(length))[:length]
+    lab_secret.delay(secret)
+    bench.run_all()
+    assert DeadLetter.objects.get().message == "The token *** was refused."
+    assert secret[-50:] not in everything_in_the_database()
+
+
 def test_a_secret_is_opened_with_an_older_key(settings: Any) -> None:
     sealed = sensitive.seal({"token": SECRET}, ["token"])
     settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
@@ -193,13 +221,14 @@ def test_what_is_sealed_is_shown_as_stars(value: Any, shown: Any) -> None:
 
 def test_a_secret_is_found_as_an_error_quotes_it() -> None:
     secret = 'it\'s\n"ünsafe"'
-    found = sensitive.secrets_in(sensitive.seal({"token": secret}, ["token"]))
-    for text in (repr(KeyError(secret)), repr({"token": secret}), json.dumps({"token": secret})):
+    found = sensitive.secrets_in(sensitive.seal({"token": secret}, ["token"]).values())
+    in_a_url = f"https://api.example/?{urlencode({'token': secret}, quote_via=quote)}"
+    for text in (repr(KeyError(secret)), repr({"token": secret}), json.dumps({"token": secret}), in_a_url):
         assert "nsafe" not in redact(text, found)
 
 
 def test_a_short_secret_does_not_mask_half_the_error() -> None:
-    assert sensitive.secrets_in(sensitive.seal({"pin": "42"}, ["pin"])) == []
+    assert sensitive.secrets_in(sensitive.seal({"pin": "42"}, ["pin"]).values()) == []
 
 
 def test_what_only_looks_like_a_signature_is_left_to_celery() -> None:
