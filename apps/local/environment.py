@@ -10,9 +10,6 @@ from apps.local.places import VAR, write_private
 
 LOCAL_ENV = VAR / "local.env"
 
-# What stays true when the demo and its servers are gone.
-STILL_TRUE = ("DEBUG", "SANDBOX", "SECRET_KEY")
-
 
 def read() -> dict[str, str]:
     if not LOCAL_ENV.is_file():
@@ -32,7 +29,6 @@ def write(values: dict[str, str]) -> None:
     write_private(LOCAL_ENV, header + "".join(f"{name}={value}\n" for name, value in values.items()))
 
 
-def forget_servers() -> None:
-    """Leave what is still true when the servers are gone: the keys, and that this is a laptop."""
-    if LOCAL_ENV.is_file():
-        write({name: value for name, value in read().items() if name in STILL_TRUE})
+def forget() -> None:
+    """When the servers are gone. What is started in this folder later may be for real, and must not find DEBUG=1."""
+    LOCAL_ENV.unlink(missing_ok=True)

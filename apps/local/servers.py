@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from apps.local.loopback import is_local
 from apps.local.places import kept_secret
 from apps.local.ports import free_port
-from apps.local.postgres import PostgresServer
+from apps.local.postgres import PostgresServer, ServerError
 from apps.local.rabbitmq import RabbitMQServer
 from apps.local.valkey import ValkeyServer
 
@@ -29,12 +31,23 @@ class Servers:
 
     def start(self) -> dict[str, str]:
         """Return the addresses of what was started, under the names of the settings."""
+        self._refuse_other_hosts()
         addresses = {}
         if not self.given.get("DATABASE_URL"):
             addresses["DATABASE_URL"] = self._start("postgres", self._postgres())
         if not self.given.get("CELERY_BROKER_URL"):
             addresses.update(self._start_broker())
         return addresses
+
+    def _refuse_other_hosts(self) -> None:
+        """A `.env` may be that of the real shop, in which a demo would sell, pretend to charge, and break things."""
+        for name in ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL"):
+            host = urlsplit(self.given.get(name, "")).hostname
+            if not (is_local(host) or str(host).startswith("%2f")):  # the folder of a socket
+                raise ServerError(
+                    f"{name} names a server on another machine, {host}. This command invents customers and breaks what "
+                    f"it finds, so it uses servers of this machine alone. Give it none, and it starts its own: {name}="
+                )
 
     def _start_broker(self) -> dict[str, str]:
         """Redis only as the broker: without it, PostgreSQL counts and locks."""

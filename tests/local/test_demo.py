@@ -31,11 +31,13 @@ def test_a_second_demo_says_where_the_first_one_is(folder: Path) -> None:
             call_command("demo")
 
 
-def test_the_servers_addresses_are_forgotten_when_they_stop_and_the_key_is_not(folder: Path) -> None:
-    environment.write({"DATABASE_URL": "postgres://somewhere", "SECRET_KEY": "kept", "DEBUG": "1"})
-    environment.forget_servers()
-    assert environment.read() == {"SECRET_KEY": "kept", "DEBUG": "1"}
+def test_only_its_owner_reads_the_demos_file_and_nobody_when_the_demo_is_over(folder: Path) -> None:
+    environment.write({"DATABASE_URL": "postgres://somewhere", "SECRET_KEY": "secret", "DEBUG": "1"})
     assert (folder / "local.env").stat().st_mode & 0o077 == 0
+    environment.forget()
+    environment.forget()
+    assert environment.read() == {}
+    assert not (folder / "local.env").exists()
 
 
 def test_what_a_killed_demo_left_in_its_file_is_not_taken_for_a_persons_wish(monkeypatch: pytest.MonkeyPatch) -> None:

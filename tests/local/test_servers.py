@@ -197,9 +197,22 @@ def test_a_busy_port_is_stepped_around() -> None:
 
 
 def test_servers_that_a_person_names_are_not_started_again(tmp_path: Path) -> None:
-    given = {"DATABASE_URL": "postgres://elsewhere/shop", "REDIS_URL": "redis://elsewhere"}
+    given = {"DATABASE_URL": "postgres://%2Fvar%2Frun/shop", "REDIS_URL": "redis://localhost"}
     servers = Servers(tmp_path, given)
-    assert servers.start() == {"REDIS_URL": "redis://elsewhere", "CELERY_BROKER_URL": "redis://elsewhere"}
+    assert servers.start() == {"REDIS_URL": "redis://localhost", "CELERY_BROKER_URL": "redis://localhost"}
+    assert servers.started == {}
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL"])
+def test_no_demo_is_played_on_the_servers_of_another_machine(tmp_path: Path, name: str) -> None:
+    given = {
+        "DATABASE_URL": "postgres://127.0.0.1/shop",
+        "REDIS_URL": "redis://[::1]",
+        name: "redis://:word@db.shop.example",
+    }
+    servers = Servers(tmp_path, given)
+    with pytest.raises(ServerError, match=f"{name} names a server on another machine, db.shop.example"):
+        servers.start()
     assert servers.started == {}
 
 
@@ -207,7 +220,7 @@ def test_servers_that_a_person_names_are_not_started_again(tmp_path: Path) -> No
     ("broker", "given"), [("postgresql", {}), ("sqs", {}), ("redis", {"CELERY_BROKER_URL": "pgmq://"})]
 )
 def test_with_another_broker_there_is_no_redis(tmp_path: Path, broker: str, given: dict[str, str]) -> None:
-    servers = Servers(tmp_path, {"DATABASE_URL": "postgres://elsewhere/shop", **given}, broker)
+    servers = Servers(tmp_path, {"DATABASE_URL": "postgres://127.0.0.1/shop", **given}, broker)
     assert "REDIS_URL" not in servers.start()
     assert servers.started == {}
 

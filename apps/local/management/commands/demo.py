@@ -49,7 +49,7 @@ class Command(BaseCommand):
                 leave_note("is starting in another terminal")
                 given = environment.given()
                 # A killed demo could not, and this one's processes would read of its servers; `given` needs the file.
-                environment.forget_servers()
+                environment.forget()
                 stack = Stack(VAR, given, self.say, broker)
                 self.run(stack, port, quiet, leave_note)
         except AlreadyRunning as other:
@@ -69,7 +69,7 @@ class Command(BaseCommand):
         finally:
             tell(self.stdout, "\nStopping; running jobs are finished first …")
             stack.stop()
-            environment.forget_servers()
+            environment.forget()
             bootstrap.give_to_owner(VAR)
         tell(self.stdout, "Stopped. The data is kept, and the next start goes on with it.")
 
