@@ -80,13 +80,13 @@ def write_for_request(request: Any, failure: Failure) -> None:
     letter = DeadLetter(
         job_id=job_id_of(request.id),
         durable=False,
-        **_call(request.task_name, request.args, request.kwargs),
+        **_call(request.type, request.args, request.kwargs),
         options={
             option: sensitive.seal_signatures(embed[name]) for option, name in CONTINUATIONS.items() if embed.get(name)
         },
         queue=(request.delivery_info or {}).get("routing_key") or "",
         attempts=request.request_dict.get("retries", 0) + 1,
-        **failure.as_letter(request.task_name),
+        **failure.as_letter(request.type),
     )
     DeadLetter.objects.bulk_create([letter], ignore_conflicts=True)
 

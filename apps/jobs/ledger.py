@@ -309,6 +309,12 @@ WITHOUT_WAITING = """
     )) AS quick
 """
 
+# A worker's main process waits for these two statements, with all that it holds: no lease is renewed, no answer read. A
+# relay that was frozen in the middle of its batch, or a person at a psql prompt, may hold a row for ever.
+WITHOUT_WAITING_FOR_LOCKS = """
+    (SELECT set_config('lock_timeout', coalesce(nullif(current_setting('lock_timeout'), '0'), '2s'), true)) AS brief
+"""
+
 # A message may be older than its row: of a retry that waits for its time, or of a queue that was paused since.
 #
 # VALUES and not arrays: how long an array is, the plan of a prepared statement does not know, and it reads the table.
@@ -319,7 +325,7 @@ CLAIM = f"""
     SET state = 'running', attempts = attempts + 1, token = token + 1, worker_id = %s, started_at = clock_timestamp(),
         lease_until = clock_timestamp() + %s,
         unique_key = CASE WHEN unique_until = 'started' THEN NULL ELSE unique_key END
-    FROM (VALUES {{values}}) AS message (id, retries), {WITHOUT_WAITING}
+    FROM (VALUES {{values}}) AS message (id, retries), {WITHOUT_WAITING}, {WITHOUT_WAITING_FOR_LOCKS}
     WHERE job.id = message.id AND job.retries = message.retries
       AND CASE state WHEN 'sent' THEN true WHEN 'queued' THEN run_at <= statement_timestamp() ELSE false END
       AND (expires_at IS NULL OR expires_at > statement_timestamp())
@@ -332,6 +338,7 @@ def claim(messages: Mapping[UUID, int], worker_id: UUID | None) -> dict[UUID, in
     """sent → running, for the jobs of these messages (id → retries). Returns the fencing token of each that is ours.
 
     An id that is missing from the answer is a duplicate, cancelled, expired or paused: its message means nothing.
+    Raises OperationalError, and claims none, if somebody holds one of the rows for long.
     """
     statement, pairs = _with_values(CLAIM, "(%s::uuid, %s::int)", messages.items())
     return dict(sql.run(statement, [worker_id, settings.JOBS_LEASE, *pairs, not connection.in_atomic_block]))
@@ -415,7 +422,7 @@ SUCCEED_MANY = f"""
     UPDATE jobs_job AS job
     SET state = 'succeeded', result = NULL, started_at = clock_timestamp() - ended.runtime * interval '1 second',
         {ENDED}
-    FROM (VALUES {{values}}) AS ended (id, token, runtime), {WITHOUT_WAITING}
+    FROM (VALUES {{values}}) AS ended (id, token, runtime), {WITHOUT_WAITING}, {WITHOUT_WAITING_FOR_LOCKS}
     WHERE job.id = ended.id AND job.token = ended.token AND state = 'running'
     RETURNING job.id
 """
@@ -424,7 +431,7 @@ SUCCEED_MANY = f"""
 def succeed_many(endings: Collection[tuple[UUID, int, float]]) -> set[UUID]:
     """running → succeeded for each (job, token, seconds that it ran). Returns those that were still ours to end.
 
-    They were claimed before a process was free for them: when they started is only known now.
+    They were claimed before a process was free for them: when they started is only known now. Raises as `claim` does.
     """
     statement, values = _with_values(SUCCEED_MANY, "(%s::uuid, %s::int, %s::float)", endings)
     return {row[0] for row in sql.run(statement, [*values, not connection.in_atomic_block])}

@@ -43,7 +43,7 @@ class Servers:
         """A `.env` may be that of the real shop, in which a demo would sell, pretend to charge, and break things."""
         for name in ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL"):
             host = urlsplit(self.given.get(name, "")).hostname
-            if not (is_local(host) or str(host).startswith("%2f")):  # the folder of a socket
+            if not (is_local(host) or str(host).lower().startswith("%2f")):  # the folder of a socket
                 raise ServerError(
                     f"{name} names a server on another machine, {host}. This command invents customers and breaks what "
                     f"it finds, so it uses servers of this machine alone. Give it none, and it starts its own: {name}="

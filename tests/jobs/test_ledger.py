@@ -18,6 +18,7 @@ from apps.jobs.ledger import LeaseLost, NewJob
 from apps.jobs.models import DeadLetter, Job, Worker
 from apps.jobs.wakeup import Ear
 from tests.jobs.bench import LONG_AGO, claim, record, row
+from tests.jobs.sessions import Session
 
 BROKEN = Failure(Kind.PERMANENT, "Broken", "It broke.")
 
@@ -37,6 +38,25 @@ def at_once(*calls: Callable[[], Any]) -> list[Any]:
 
     with ThreadPoolExecutor(len(calls)) as pool:
         return list(pool.map(run, calls))
+
+
+def test_whoever_holds_a_row_for_ever_does_not_hold_a_worker(transactional_db: None) -> None:
+    """A relay that was frozen between publishing and its commit, for example."""
+    held, free = record(), record()
+    token = claim(free)
+    relay = Session()
+    relay.begin()
+    try:
+        with relay.current():
+            Job.objects.select_for_update().get(pk=held)
+            Job.objects.select_for_update().get(pk=free)
+        for call in (lambda: ledger.claim({held: 0}, None), lambda: ledger.succeed_many([(free, token, 0.1)])):
+            with pytest.raises(OperationalError, match="lock timeout"):
+                call()
+    finally:
+        relay.close()
+    assert claim(held)
+    assert ledger.succeed_many([(free, token, 0.1)]) == {free}
 
 
 # --- Ends -------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import ANY, Mock
 from urllib.parse import quote, urlencode
+from uuid import uuid4
 
 import pytest
 from celery import chain, chord, group, shared_task
@@ -16,7 +17,7 @@ from apps.jobs.models import Chord, DeadLetter, Job
 from apps.jobs.redaction import redact
 from apps.jobs.task import JobTask
 from tasks.lab import lab_fail, lab_nothing, lab_secret
-from tests.jobs.bench import Bench
+from tests.jobs.bench import Bench, Message
 
 SECRET = "correct horse battery staple"
 got: list[Any] = []
@@ -183,6 +184,15 @@ def test_a_secret_that_a_stranger_sent_without_its_name_is_in_no_error(
     bench.deliver(message)
     assert DeadLetter.objects.get().message == "The token *** was refused."
     assert SECRET not in everything_in_the_database() + caplog.text
+
+
+def test_the_letter_of_a_task_that_is_shown_by_another_name_is_the_tasks_own(bench: Bench) -> None:
+    """By the name that Celery calls `shadow`, nobody would know which of its arguments are secret."""
+    headers = {"task": use_secret.name, "id": str(uuid4()), "shadow": "tests.nobody"}
+    request = bench.request(Message(headers, json.dumps([[], {"token": SECRET}, {}]), "default"))
+    dead_letters.write_for_request(request, Failure.worker_lost())
+    assert DeadLetter.objects.get().task == use_secret.name
+    assert SECRET not in everything_in_the_database()
 
 
 @pytest.mark.parametrize("length", [3_000, 9_000])

@@ -91,7 +91,7 @@ def test_what_a_killed_demo_left_in_its_file_is_forgotten_before_the_next_one_st
 ) -> None:
     """The next one may have another broker, and name no Redis."""
     found: list[dict[str, str]] = []
-    environment.write({"REDIS_URL": "redis://gone", "SECRET_KEY": "kept"})
+    environment.write({"REDIS_URL": "redis://gone"})
     monkeypatch.setenv("REDIS_URL", "redis://gone")
 
     def start(stack: Stack, **_: object) -> None:
@@ -101,7 +101,7 @@ def test_what_a_killed_demo_left_in_its_file_is_forgotten_before_the_next_one_st
     monkeypatch.setattr(Stack, "start", start)
     call_command("demo", broker="postgresql", stdout=io.StringIO())
     left, given = found
-    assert left == {"SECRET_KEY": "kept"}
+    assert left == {}
     assert "REDIS_URL" not in given
 
 
