@@ -150,7 +150,7 @@ SECURE_REDIRECT_EXEMPT = [r"^health/", r"^metrics$"]
 SECURE_HSTS_SECONDS = env.whole("SECURE_HSTS_SECONDS", 0 if DEBUG else 3600)
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.flag("BEHIND_PROXY", False) else None
-# Uploads over this size are refused by the form before they are read: see apps/uploads.
+# Of a form without its files. Of a file: apps/uploads/kinds.py. Of a whole request: config/body_limit.py.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
 
 EMAIL_CONFIG = env.mail_server("EMAIL_URL", "consolemail://")
