@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class RequestLogMiddleware:
-    """Without the query, in which people search for names, and without the token of a link that signs somebody in."""
+    """Without the query, in which people search for names. Links that sign somebody in are masked by config/logging."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -22,14 +22,9 @@ class RequestLogMiddleware:
         response = self.get_response(request)
         fields = {
             "method": request.method,
-            "path": _path(request),
+            "path": request.path,
             "status": response.status_code,
             "milliseconds": round(1000 * (time.monotonic() - began)),
         }
         logger.log(logging.DEBUG if request.path.startswith(PROBES) else logging.INFO, "Answered", extra=fields)
         return response
-
-
-def _path(request: HttpRequest) -> str:
-    match = request.resolver_match
-    return f"/{match.route}" if match is not None and "token" in match.kwargs else request.path

@@ -16,6 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django.test import Client, RequestFactory
 from django.urls import reverse
+from pytest_django import Settings
 
 from apps.jobs import log_context
 from apps.jobs.models import Job
@@ -119,9 +120,31 @@ def test_an_id_of_a_proxy_is_kept(client: Client) -> None:
 
 
 @pytest.mark.django_db
-def test_a_link_that_signs_somebody_in_is_not_written_down(client: Client, lines: Any) -> None:
-    client.get(reverse("password_reset_confirm", args=["MQ", "c5x2b1-0123456789abcdef"]))
-    assert "c5x2b1" not in json.dumps([line for line in lines() if line["logger"] == "config.request_log"])
+@pytest.mark.parametrize(
+    ("ending", "host", "status"),
+    [("/", "localhost", 200), ("", "localhost", 301), ("/.", "localhost", 404), ("/", "evil.example", 400)],
+    ids=["followed", "without its slash", "with a dot behind it", "for another host"],
+)
+def test_a_link_that_signs_somebody_in_is_not_written_down(
+    client: Client, lines: Any, ending: str, host: str, status: int
+) -> None:
+    link = reverse("password_reset_confirm", args=["MQ", "c5x2b1-0123456789abcdef"]).rstrip("/")
+    assert client.get(f"{link}{ending}", headers={"host": host}).status_code == status
+    assert_only_its_beginning_is_written(lines())
+
+
+@pytest.mark.django_db
+def test_a_link_that_signs_somebody_in_is_not_written_down_on_its_way_to_https(
+    client: Client, lines: Any, settings: Settings
+) -> None:
+    settings.SECURE_SSL_REDIRECT = True
+    assert client.get(reverse("password_reset_confirm", args=["MQ", "c5x2b1-0123456789abcdef"])).status_code == 301
+    assert_only_its_beginning_is_written(lines())
+
+
+def assert_only_its_beginning_is_written(lines: list[dict[str, Any]]) -> None:
+    assert "c5x2b1" not in json.dumps(lines)
+    assert [line["path"] for line in lines if line["event"] == "Answered"] == ["/accounts/password-reset/***"]
 
 
 @pytest.mark.django_db
