@@ -1,6 +1,7 @@
 """What a person may write into the environment: nonsense is refused with one sentence that names the variable."""
 
 import os
+import secrets
 import subprocess
 import sys
 from datetime import timedelta
@@ -13,6 +14,10 @@ from config.env import env
 
 # One that no sentence may repeat.
 PASSWORD = "hunter2"
+
+# What the tests are told for a laptop is not set there.
+LAPTOP = ("DEBUG", "SANDBOX", "SECURE_SSL_REDIRECT", "SECURE_HSTS_SECONDS")
+SERVER = {**dict.fromkeys(LAPTOP), "SECRET_KEY": secrets.token_urlsafe(50)}
 
 
 @pytest.mark.parametrize(("word", "read"), [("1", True), ("Yes", True), ("off", False), ("0", False), ("", True)])
@@ -85,6 +90,18 @@ def test_what_celery_would_believe_before_the_settings_is_refused(name: str) -> 
 def test_what_runs_on_a_laptop_by_itself_can_be_told_that_it_is_not_one() -> None:
     ended = run("manage.py", "help", DEBUG="0", SECRET_KEY="", SANDBOX=None)
     assert ended.stderr.startswith("Nightshift cannot start: SECRET_KEY is not set.")
+
+
+def test_a_server_that_would_print_its_mail_is_found_out_by_a_check_and_starts_all_the_same() -> None:
+    checked = run("manage.py", "check", "--deploy", **SERVER, EMAIL_URL=None)
+    assert "(notifications.W001) Mails are printed" in checked.stderr
+    assert "HINT: Set EMAIL_URL" in checked.stderr
+    assert run("manage.py", "diffsettings", **SERVER, EMAIL_URL=None).returncode == 0
+
+
+def test_a_server_with_a_mail_server_has_nothing_to_be_told() -> None:
+    checked = run("manage.py", "check", "--deploy", **SERVER, EMAIL_URL="smtp+tls://shop:x@mail.example.com:587")
+    assert "no issues" in checked.stdout, checked.stderr
 
 
 def test_a_terminal_that_does_not_know_a_character_gets_another_one() -> None:
