@@ -82,6 +82,10 @@ def new(request: HttpRequest) -> HttpResponseBase:
     if not form.is_valid():
         return render(request, "uploads/new.html", {"form": form}, status=422)
     file = form.cleaned_data["file"]
+    # A list overwrites names, prices and stock, so it wants what the admin wants for changing a single product.
+    if form.kind == Upload.Kind.CSV and not owner.has_perm("catalog.change_product"):
+        form.add_error("file", "A product list changes products, which your account may not do. Nothing was stored.")
+        return render(request, "uploads/new.html", {"form": form}, status=403)
     try:
         upload = store(owner, form.kind, file.name, file)
     except bucket.BucketUnavailable as error:

@@ -1,5 +1,6 @@
 """The upload form and pages: what is refused at the door, who may look, and that a file and its job are one thing."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -7,14 +8,15 @@ from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 from pytest_django import Settings
 
 import tasks
 from apps.jobs.models import Job
-from apps.uploads import imports, services
+from apps.uploads import bucket, imports, services
 from apps.uploads.kinds import MAX_BYTES
 from apps.uploads.models import Upload
-from tests.cast import SAMPLES, shopkeeper, uploaded
+from tests.cast import SAMPLES, permit, shopkeeper, uploaded
 from tests.nobody import NOBODY
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("s3")]
@@ -25,6 +27,7 @@ CONTENT_TYPES = {"csv": "text/csv", "jpg": "image/jpeg", "png": "image/png"}
 @pytest.fixture
 def ada(client: Client) -> User:
     user = shopkeeper("ada")
+    permit(user, "change_product")
     client.force_login(user)
     return user
 
@@ -35,6 +38,10 @@ def post(client: Client, name: str, content: bytes, content_type: str) -> Any:
 
 def post_sample(client: Client, name: str) -> Any:
     return post(client, name, (SAMPLES / name).read_bytes(), CONTENT_TYPES[name.rpartition(".")[2]])
+
+
+def stored() -> list[str]:
+    return list(bucket.keys_before("uploads/", timezone.now() + timedelta(days=1)))
 
 
 def test_a_file_is_received_together_with_its_job(client: Client, ada: User) -> None:
@@ -123,6 +130,19 @@ def test_a_stranger_is_sent_to_sign_in_and_a_customer_is_refused(client: Client)
     client.force_login(User.objects.create_user("dora"))
     assert post_sample(client, "products-small.csv").status_code == 403
     assert not Upload.objects.exists()
+
+
+def test_a_product_list_wants_the_permission_to_change_products_and_a_picture_does_not(
+    client: Client, ada: User
+) -> None:
+    ada.user_permissions.clear()
+    assert "pictures only" in client.get(reverse("uploads:new")).text
+    response = post_sample(client, "products-small.csv")
+    assert response.status_code == 403
+    assert "A product list changes products, which your account may not do." in response.text
+    assert (Upload.objects.count(), Job.objects.count(), stored()) == (0, 0, [])
+    assert post_sample(client, "picture.jpg").status_code == 302
+    assert stored() == [Upload.objects.get().key]
 
 
 def test_anothers_upload_is_not_there(client: Client, ada: User) -> None:
