@@ -3,7 +3,9 @@
 import io
 from pathlib import Path
 
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
+from django.db.models import Model
 
 from apps.uploads.files import store
 from apps.uploads.models import Upload
@@ -17,6 +19,12 @@ def shopkeeper(name: str) -> User:
 
 def permit(user: User, *codenames: str) -> None:
     user.user_permissions.add(*Permission.objects.filter(codename__in=codenames))
+
+
+def history(of: Model) -> list[tuple[str, str]]:
+    """Who did what to it, the oldest first: what its page in the admin shows."""
+    entries = LogEntry.objects.filter(content_type__model=of._meta.model_name, object_id=str(of.pk))
+    return list(entries.order_by("pk").values_list("user__username", "change_message"))
 
 
 def uploaded(owner: User, sample: str, content: bytes | None = None) -> Upload:

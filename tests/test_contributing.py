@@ -20,7 +20,7 @@ from apps.jobs.models import DeadLetter, Job
 from apps.sandbox.client import Sandbox
 from config.queues import QUEUES, TASK_ROUTES
 from tasks import catalog
-from tests.cast import permit, shopkeeper
+from tests.cast import history, permit, shopkeeper
 from tests.jobs.bench import Bench
 from tests.jobs.conftest import bench as bench
 from tests.shop import a_product
@@ -79,3 +79,4 @@ def test_the_recipes_view_starts_the_job(rf: RequestFactory, bench: Bench, sandb
     bench.run_all()
     assert answer.url == f"/jobs/{Job.objects.get().pk}/"
     assert sandbox.products()[product.sku]["product"]["active"] is False
+    assert history(product) == [("ada", "Withdrawn.")]

@@ -1,8 +1,10 @@
 """The catalogue in the browser, and its button that tells the supplier."""
 
 from django.contrib import messages
+from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
@@ -13,6 +15,8 @@ from apps.accounts.access import member_of_staff
 from apps.catalog.models import Product
 
 PRODUCTS_A_PAGE = 50
+# In the product's history.
+PUSHED = "Push to the supplier started."
 
 
 @login_required
@@ -26,9 +30,12 @@ def products(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_POST
 def push(request: HttpRequest, product_id: int) -> HttpResponseBase:
-    member_of_staff(request, "catalog.change_product")
+    user = member_of_staff(request, "catalog.change_product")
     product = get_object_or_404(Product, pk=product_id)
-    job = tasks.sync_to_external_api.delay(record_id=product.pk)
+    with transaction.atomic():
+        job = tasks.sync_to_external_api.delay(record_id=product.pk)
+        if getattr(job, "created", True):  # else a push was waiting already, and nothing has changed
+            LogEntry.objects.log_actions(user.pk, [product], CHANGE, PUSHED)
     return redirect("job-status", job.id)
 
 

@@ -1,12 +1,12 @@
 from django.contrib import admin, messages
-from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from apps.accounts.access import signed_in
 from apps.jobs.admin.strict import StrictAdmin
 from apps.orders.models import Customer, Order, OrderLine
-from apps.orders.views import start_charge
-from apps.payments.services import OrderNotChargeable, charge_again
+from apps.orders.views import start_charge_again
+from apps.payments.services import OrderNotChargeable
 
 # A page of the list, so that whoever starts it has seen each: it is money. Each is a transaction of its own, too.
 MOST_AT_ONCE = 100
@@ -68,9 +68,7 @@ class OrderAdmin(StrictAdmin):
             return
         for order in orders:
             try:
-                with transaction.atomic():
-                    charge_again(order.pk)
-                    start_charge(order.pk)
+                start_charge_again(order, by=signed_in(request))
             except OrderNotChargeable as error:
                 self.message_user(request, str(error), messages.WARNING)
             else:

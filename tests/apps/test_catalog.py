@@ -24,7 +24,7 @@ from apps.catalog.models import Product, SupplierChange
 from apps.catalog.money import formatted
 from apps.jobs.models import Job
 from apps.sandbox.client import Sandbox
-from tests.cast import permit, shopkeeper
+from tests.cast import history, permit, shopkeeper
 from tests.shop import a_product
 
 pytestmark = pytest.mark.django_db
@@ -199,6 +199,7 @@ def test_pushing_and_pulling_is_for_staff_with_the_permission_and_starts_jobs(cl
     assert client.post(push).status_code == client.post(pull).status_code == 302
     expected = {tasks.sync_to_external_api.name, tasks.sync_external_data.name}
     assert set(Job.objects.values_list("task", flat=True)) == expected
+    assert history(product) == [("ada", "Push to the supplier started.")]
     User.objects.update(is_staff=False)
     assert client.post(push).status_code == client.post(pull).status_code == 403
     User.objects.update(is_staff=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import LogEntry, LogEntryManager
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.test import Client
@@ -15,8 +16,8 @@ from apps.catalog.models import Product
 from apps.jobs.models import Job
 from apps.orders.models import Customer, Order
 from apps.orders.services import CannotCancel, CannotPlaceOrder, cancel_order, place_order
-from apps.payments.models import Charge
-from tests.cast import permit
+from apps.payments.models import Charge, Refund
+from tests.cast import history, permit
 from tests.shop import a_customer, a_product
 
 pytestmark = pytest.mark.django_db
@@ -279,3 +280,66 @@ def test_an_order_is_cancelled_only_while_no_money_is_on_its_way(client: Client,
     with pytest.raises(CannotCancel, match="is being charged, so"):
         cancel_order(being_charged.pk)
     assert client.post(reverse("orders:cancel", args=[being_charged.pk])).status_code == 409
+
+
+def press(client: Client, name: str, order: Order) -> int:
+    return int(client.post(reverse(f"orders:{name}", args=[order.pk])).status_code)
+
+
+def test_who_did_what_to_an_order_is_in_its_history(client: Client, ada: Customer, mug: Product) -> None:
+    place(client, form(ada))
+    order = Order.objects.get()
+    charge = charged(order, "declined")
+    Order.objects.update(status="declined")
+    Job.objects.all().delete()
+    press(client, "charge-again", order)
+    charge = order.charges.exclude(pk=charge.pk).get()
+    Charge.objects.filter(pk=charge.pk).update(status="succeeded")
+    press(client, "refund", order)
+    assert history(order) == [
+        ("ada", "Placed, and its charge of 29.00 EUR started."),
+        ("ada", "Charge of 29.00 EUR started again."),
+        ("ada", "Refund of 29.00 EUR started."),
+    ]
+    permit(ada.user, "view_order")
+    assert "Refund of 29.00 EUR started." in client.get(reverse("admin:orders_order_history", args=[order.pk])).text
+
+
+def test_who_cancelled_an_order_is_in_its_history(client: Client, ada: Customer, mug: Product) -> None:
+    order = place_order(ada, {"NS-0001": 1})
+    assert [press(client, "cancel", order), press(client, "cancel", order)] == [302, 409]
+    assert history(order) == [("ada", "Cancelled.")]
+
+
+def test_what_was_refused_or_done_already_is_not_in_the_history(client: Client, ada: Customer, mug: Product) -> None:
+    place(client, form(ada, sku=["NS-9999"]))
+    for _ in range(2):
+        place(client, form(ada))
+    order = Order.objects.get()
+    assert [press(client, name, order) for name in ("charge-again", "refund")] == [409, 409]
+    charged(order, "succeeded")
+    assert [press(client, name, order) for name in ("cancel", "refund", "refund")] == [409, 302, 302]
+    assert [said for _, said in history(order)] == [
+        "Placed, and its charge of 29.00 EUR started.",
+        "Refund of 29.00 EUR started.",
+    ]
+    assert LogEntry.objects.count() == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "charge", "status"),
+    [("charge-again", "declined", "declined"), ("cancel", "declined", "declined"), ("refund", "succeeded", "placed")],
+)
+def test_what_cannot_be_written_into_the_history_is_not_done(
+    client: Client, ada: Customer, mug: Product, monkeypatch: pytest.MonkeyPatch, name: str, charge: str, status: str
+) -> None:
+    order = place_order(ada, {"NS-0001": 1})
+    charged(order, charge)
+    Order.objects.update(status=status)
+    monkeypatch.setattr(LogEntryManager, "log_actions", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        press(client, name, order)
+    with pytest.raises(ZeroDivisionError):
+        place(client, form(ada))
+    assert Order.objects.get().status == status
+    assert (order.charges.count(), Refund.objects.count(), Job.objects.count()) == (1, 0, 0)

@@ -13,7 +13,7 @@ from apps.jobs.models import Job
 from apps.orders.models import Order
 from apps.orders.services import place_order
 from apps.payments.models import Charge
-from tests.cast import permit, shopkeeper
+from tests.cast import history, permit, shopkeeper
 from tests.shop import a_customer, a_product
 
 pytestmark = pytest.mark.django_db
@@ -76,6 +76,8 @@ def test_charging_again_starts_a_job_for_the_declined_and_explains_itself_for_th
     assert f"Order {paid.number} is paid: only a declined order is charged again" in page
     assert Job.objects.get().kwargs == {"order_id": declined.pk}
     assert Charge.objects.filter(order=declined).count() == 2
+    assert history(declined) == [("admin", "Charge of 14.50 EUR started again.")]
+    assert history(paid) == []
 
 
 @pytest.mark.usefixtures("shop")
@@ -93,9 +95,19 @@ def test_more_than_a_request_should_do_at_once_is_refused_in_a_sentence(
 
 @pytest.mark.usefixtures("shop")
 def test_products_are_pushed_by_one_job_each(admin_client: Client) -> None:
-    chosen = Product.objects.values_list("pk", flat=True)[:3]
-    act(admin_client, "catalog_product", "push_to_supplier", *chosen)
+    chosen = Product.objects.all()[:3]
+    act(admin_client, "catalog_product", "push_to_supplier", *(product.pk for product in chosen))
     assert list(Job.objects.values_list("task", flat=True)) == [tasks.sync_to_external_api.name] * 3
+    assert [history(product) for product in chosen] == [[("admin", "Push to the supplier started.")]] * 3
+
+
+@pytest.mark.usefixtures("shop")
+def test_a_product_that_is_pushed_already_gets_no_second_line_in_its_history(admin_client: Client) -> None:
+    first, *others = Product.objects.all()
+    act(admin_client, "catalog_product", "push_to_supplier", first.pk)
+    admin_client.post(reverse("catalog:push", args=[first.pk]))
+    act(admin_client, "catalog_product", "push_to_supplier", first.pk, *(product.pk for product in others))
+    assert [len(history(product)) for product in (first, *others)] == [1, 1, 1]
 
 
 @pytest.mark.usefixtures("shop")
