@@ -5,6 +5,7 @@
 //                               data-every is the shortest pause in ms
 //   <div data-job="uuid">       follows one job: see templates/jobs/_live.html for what is inside; with a .timeline on
 //                               the page, that too
+//   <input list> <output>       holds a SKU or the like; beside it stands what the list says of that
 
 import { Broken, QUICK, Refused, ask, listen, morph, piece, watch } from "./live.js";
 
@@ -147,6 +148,18 @@ document.addEventListener("submit", (event) => {
   if (!event.target.matches("form[data-act]")) return;
   event.preventDefault();
   act(event.target);
+});
+
+// --- A field with a list ---
+
+function explain(field) {
+  const chosen = [...field.list.options].find((option) => option.value === field.value);
+  field.parentElement.querySelector("output").textContent = chosen?.text ?? "";
+}
+
+document.querySelectorAll("input[list]").forEach((field) => {
+  field.addEventListener("input", () => explain(field));
+  explain(field);
 });
 
 // On a phone the bar is wider than the screen: show where we are.

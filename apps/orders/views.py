@@ -29,6 +29,8 @@ from apps.payments.services import OrderNotChargeable, charge_again
 ORDERS_A_PAGE = 50
 # Lines that the form offers: no product yet, and one of it.
 LINES_OFFERED = [("", "1")] * 3
+# Products that it offers: 15 kB, whatever the size of the catalog. Any other is ordered by typing its sku.
+PRODUCTS_OFFERED = 200
 
 
 @login_required
@@ -154,9 +156,14 @@ def _visible(request: HttpRequest) -> QuerySet[Order]:
 
 
 def _form(request: HttpRequest, form: PlaceOrderForm, status: int = 200) -> HttpResponse:
-    products = Product.objects.filter(active=True)
+    products = list(Product.objects.filter(active=True)[: PRODUCTS_OFFERED + 1])
     sent = list(zip(request.POST.getlist("sku"), request.POST.getlist("quantity"), strict=False))
-    context = {"form": form, "products": products, "lines": sent[:MOST_LINES] or LINES_OFFERED}
+    context = {
+        "form": form,
+        "products": products[:PRODUCTS_OFFERED],
+        "has_more": len(products) > PRODUCTS_OFFERED,
+        "lines": sent[:MOST_LINES] or LINES_OFFERED,
+    }
     return render(request, "orders/place.html", context, status=status)
 
 

@@ -152,8 +152,28 @@ def test_a_form_that_makes_no_sense_is_answered_with_422(
 
 def test_a_form_that_is_refused_keeps_what_was_chosen(client: Client, ada: Customer, mug: Product) -> None:
     page = place(client, form(ada, sku=["", "NS-0001"], quantity=["1", "101"])).content.decode()
-    assert '<option value="NS-0001" selected>' in page
+    assert 'list="products" value="NS-0001"' in page
     assert 'value="101"' in page
+
+
+def test_the_form_names_and_prices_what_it_offers(client: Client, ada: Customer, mug: Product) -> None:
+    Product.objects.create(sku="NS-0003", name="Out of sale", price_minor=1, active=False)
+    page = client.get(reverse("orders:place")).text
+    assert '<option value="NS-0001">Product NS-0001, 14.50 EUR</option>' in page
+    assert "NS-0003" not in page
+    assert "the first" not in page, "it offers all"
+
+
+def test_the_form_of_a_large_catalog_is_small_and_takes_every_product_of_it(client: Client, ada: Customer) -> None:
+    Product.objects.bulk_create(
+        Product(sku=f"NS-{number:05}", name=f"Product {number}", price_minor=1450) for number in range(5_000)
+    )
+    page = client.get(reverse("orders:place")).text
+    assert page.count('<option value="NS-') == 200
+    assert "The list has the first 200" in page
+    assert len(page) < 50_000
+    assert place(client, form(ada, sku=["NS-04999"])).status_code == 302
+    assert Order.objects.get().lines.get().sku == "NS-04999"
 
 
 def test_empty_lines_of_the_form_are_not_meant(client: Client, ada: Customer, mug: Product) -> None:
