@@ -19,8 +19,10 @@ from contextlib import suppress
 from typing import Any
 
 from celery import current_app
+from celery.exceptions import InvalidTaskError
 from celery.worker import state
 from celery.worker.consumer import Consumer
+from celery.worker.strategy import hybrid_to_proto2, proto1_to_proto2
 from django.db import DatabaseError, InterfaceError
 from kombu.exceptions import ContentDisallowed, DecodeError
 
@@ -111,7 +113,7 @@ class JobConsumer(Consumer):
         if message.headers.get("ledger"):
             self._hand_back(message)
         else:
-            self.bury(message, Failure.unknown_task(message.headers["task"]))
+            self.bury(message, Failure.unknown_task(*exc.args))
 
     def _hand_back(self, message: Any) -> None:
         job_id = job_id_of(message.headers["id"])
@@ -198,9 +200,25 @@ def check(message: Any) -> None:
     if "task" in headers:
         _check_headers(headers)
         payload = _decoded(message)
-        _check_body(payload)
-        if _is_to_get_a_row(headers):
-            _check_values(payload)
+    else:
+        payload, headers = _translated(message)
+        _check_headers(headers)
+    _check_body(payload)
+    if _is_to_get_a_row(headers):
+        _check_values(payload)
+
+
+def _translated(message: Any) -> tuple[Any, dict[str, Any]]:
+    """The arguments and the headers that Celery makes of its first protocol, in which the body names the task."""
+    body = _decoded(message)
+    if not isinstance(body, dict) or "task" not in body:
+        raise BadMessage("The message does not name a task.")
+    translate = hybrid_to_proto2 if "args" in body else proto1_to_proto2
+    try:
+        payload, headers, _, _ = translate(message, body)
+    except InvalidTaskError as exc:
+        raise BadMessage(str(exc)) from exc
+    return payload, headers
 
 
 def comes_for_ever(message: Any) -> bool:

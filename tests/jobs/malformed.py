@@ -46,6 +46,12 @@ def packed(**options: Any) -> bytes:
     return json.dumps(envelope(**options)).encode()
 
 
+def first_protocol(headers: Any = None, **call: Any) -> bytes:
+    """As Celery's first protocol has it: the body says everything, and some of it may be in the headers as well."""
+    body = {"task": "tasks.lab_nothing", "id": str(uuid4()), "args": [], "kwargs": {}, **call}
+    return json.dumps({**envelope(body=body), "headers": headers or {}}).encode()
+
+
 # What no worker can run: each must become one dead letter.
 UNUSABLE: dict[str, bytes] = {
     "envelope is not JSON": b"{this is not JSON",
@@ -118,12 +124,27 @@ UNUSABLE: dict[str, bytes] = {
     "eta is garbage": packed(headers={"eta": "tomorrow-ish"}),
     "eta is a list": packed(headers={"eta": [1]}),
     "expires is garbage": packed(headers={"expires": "tomorrow-ish"}),
+    "the body names no task": json.dumps({**envelope(body={"args": []}), "headers": {}}).encode(),
+    "the body names a list for a task": first_protocol(task=["tasks.lab_nothing"]),
+    "the body names an unknown task": first_protocol(task="tasks.of_the_next_release"),
+    "the body's id is a number": first_protocol({"ledger": True}, id=42),
+    "the body's id is a number, and it takes no arguments": json.dumps(
+        {**envelope(body={"task": "tasks.lab_nothing", "id": 42, "ledger": True}), "headers": {"id": "x"}}
+    ).encode(),
+    "the body's retries are a word": first_protocol({"ledger": True}, retries="many"),
+    "the body's arguments are a mapping": first_protocol(args={"x": 1}),
+    "the body's keyword arguments are a list": first_protocol(kwargs=[]),
+    "the body's argument has a NUL": first_protocol(task="tasks.lab_fail", args=["\x00"]),
+    "the body's callback is a word": first_protocol(task="tasks.lab_fail", args=["x"], callbacks=["tasks.lab_nothing"]),
     "an argument too many": packed(body=[[1, 2, 3], {}, {}]),
     "an argument too many with a NUL": packed(body=[["\x00"], {}, {}]),
     "expired an hour ago": packed(headers={"expires": "2020-01-01T00:00:00+00:00"}),
 }
 
-UNKNOWN = [name for name in UNUSABLE if name.startswith("task is unknown")] + ["task name has a NUL"]
+UNKNOWN = [name for name in UNUSABLE if name.startswith("task is unknown")] + [
+    "task name has a NUL",
+    "the body names an unknown task",
+]
 # What kind of letter each must become. It says what an operator is to do, so one for another will not do.
 KINDS: dict[str, str] = {
     **dict.fromkeys(UNUSABLE, "undecodable"),
@@ -158,6 +179,10 @@ def shown(item: bytes) -> str:
 # Odd, but a worker can run it.
 HARMLESS: dict[str, bytes] = {
     "no options": packed(body=[[], {}, None]),
+    "of Celery's first protocol": first_protocol(),
+    "of Celery's first protocol, without arguments": json.dumps(
+        {**envelope(body={"task": "tasks.lab_nothing", "id": str(uuid4())}), "headers": {}}
+    ).encode(),
     "task is durable and it has callbacks": packed(
         headers={"task": "tasks.lab_fail"},
         body=[["x"], {}, {"callbacks": [{"task": "tasks.lab_nothing", "args": [], "options": {}}], "chain": []}],
