@@ -1,6 +1,7 @@
 """Things that a worker's main process gathers for a moment, to write them to the ledger in one statement.
 
-Guarantee. What was added is written, however long the database is away; in the order in which it came.
+Guarantee. What was added is written, however long the database is away or whatever else is wrong; in the order in which
+it came.
 
 Not guaranteed. It is in memory until then: a worker that is killed has written nothing of it.
 """
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 
 class Batch(Generic[T]):
-    """`write` gets a list, and either writes all of it or raises; it is called again when the database is back."""
+    """`write` gets a list, and either writes all of it or raises; then it is called again with the same, and more."""
 
     def __init__(self, write: Callable[[list[T]], None]) -> None:
         self.write = write
@@ -68,5 +69,11 @@ class Batch(Generic[T]):
             # Also what is no outage: while a deploy migrates a table, code may be newer than its columns.
             logger.warning("The ledger cannot be written, %d jobs wait for it: %s", len(items), str(exc).strip())
             connection.close()
-            self.items = items + self.items
-            self._flush_by(time.monotonic() + TRY_AGAIN)
+            self._keep(items)
+        except Exception:
+            self._keep(items)  # whoever is wrong among them, the others are not
+            raise
+
+    def _keep(self, items: list[T]) -> None:
+        self.items = items + self.items
+        self._flush_by(time.monotonic() + TRY_AGAIN)

@@ -78,7 +78,10 @@ class Claims:
         self.ahead.adjust(self.ends_here)
         for request in requests:
             if state.should_stop is None and time.monotonic() - began < WAIT_AT_MOST:
-                self.start(request)
+                try:
+                    self.start(request)
+                except Exception:  # of this one, which is handed back; nobody may start the others a second time
+                    logger.exception("%s[%s] cannot be started", request.name, request.id)
 
     def _refuse(self, request: "JobRequest") -> None:
         try:

@@ -59,7 +59,10 @@ def _write(endings: list[Ending]) -> None:
     for ending in endings:
         if ending.job_id not in ended:
             logger.warning("Job %s has ended, but was no longer ours (token %d)", ending.job_id, ending.token)
-        ending.has_been_written()
+        try:
+            ending.has_been_written()
+        except Exception:  # all of them are written, and must not be again for the sake of one
+            logger.exception("Job %s has ended, but Celery cannot be told", ending.job_id)
 
 
 batch = Batch(_write)

@@ -412,6 +412,54 @@ def test_a_table_that_code_is_too_new_for_keeps_what_was_fetched(
     assert main.started == requests
 
 
+def test_what_cannot_be_claimed_for_any_other_reason_is_kept_and_the_error_is_not_hidden(
+    main: Main, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab_nothing.delay()
+    requests = main.fetch(bench.send())
+    with monkeypatch.context() as trouble:
+        trouble.setattr(ledger, "claim", _break)
+        with pytest.raises(ZeroDivisionError):
+            main.timer.pass_time()
+    assert main.started == []
+    main.timer.pass_time(1)
+    assert main.started == requests
+
+
+def test_a_job_that_cannot_be_started_is_handed_back_and_the_others_start_once(
+    main: Main, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab_nothing.delay_many([{}] * 3)
+    requests = main.fetch(bench.send())
+
+    def start(request: Any) -> None:
+        main.started.append(request)
+        if request is requests[1]:
+            _break()
+
+    monkeypatch.setattr(main.claims, "start", start)
+    main.timer.pass_time()
+    for request in (requests[0], requests[2]):
+        request._apply_result = lambda: None
+    main.timer.pass_time(claims.WAIT_AT_MOST)
+    assert main.started == requests
+    assert Job.objects.get(state=Job.State.QUEUED).pk == requests[1].job_id
+    assert requests[1].acknowledged
+
+
+def test_a_success_that_celery_cannot_be_told_of_keeps_no_other_from_it(main: Main, bench: Bench) -> None:
+    lab_nothing.delay_many([{}] * 2)
+    requests = main.fetch(bench.send())
+    main.timer.pass_time()
+    told = Mock(side_effect=ZeroDivisionError)
+    endings.write_soon(endings.Ending(requests[0].job_id, 1, 0.0, told))
+    main.run(requests[1])
+    main.timer.pass_time(endings.WITHIN)
+    assert requests[1].acknowledged
+    assert endings.not_written_yet() == []
+    told.assert_called_once_with()
+
+
 def test_a_letter_that_cannot_be_written_while_a_deploy_migrates_keeps_its_message_for_later(
     main: Main, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
