@@ -15,8 +15,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
@@ -116,7 +116,8 @@ class LeaseStep(bootsteps.StartStopStep):
     def _keep_beating(self, parent: Any) -> None:
         while not _this.is_stopping:
             time.sleep(renew_every())
-            self._beat(parent)
+            with _carrying_on():
+                self._beat(parent)
 
     def _introduce(self, parent: Any) -> None:
         Worker.objects.update_or_create(
@@ -198,8 +199,15 @@ def held_jobs() -> list[UUID]:
 
     Active alone is what began after Celery had forgotten it, with a connection.
     """
-    held = tuple(state.reserved_requests | state.active_requests)
+    held = {*_copied(state.reserved_requests), *_copied(state.active_requests)}
     return [job_id_of(request.id) for request in held] + endings.not_written_yet()
+
+
+def _copied(requests: Any) -> list[Any]:
+    """Of one of Celery's weak sets. The main loop changes it while a thread of ours looks, over which going through it
+    would raise; copying the set inside it is one step.
+    """
+    return [request for reference in requests.data.copy() if (request := reference()) is not None]
 
 
 def begin_shutdown(**signal_fields: Any) -> None:
@@ -218,11 +226,22 @@ def _in_background(action: Callable[[], None]) -> None:
         threading.Thread(target=action, name="leases", daemon=True).start()
 
 
+@contextmanager
+def _carrying_on() -> Iterator[None]:
+    """For a thread that alone renews this worker's leases: no error may end it."""
+    try:
+        yield
+    except DatabaseTrouble:
+        connections.refresh()  # nobody else would in this thread
+    except Exception:
+        logger.exception("Leases were not renewed")
+
+
 def _end_grace() -> None:
     """Renew while the main loop no longer does; then end what still runs."""
     deadline = time.monotonic() + settings.JOBS_SHUTDOWN_GRACE.total_seconds()
     while state.active_requests and time.monotonic() < deadline:
-        with suppress(DatabaseTrouble):
+        with _carrying_on():
             renew_leases()
         time.sleep(0.2)
     if state.active_requests:
@@ -239,7 +258,7 @@ def _stop_cold() -> None:
     held = held_jobs()
     os.kill(os.getpid(), signal.SIGQUIT)
     while not _this.has_left:
-        with suppress(DatabaseTrouble):
+        with _carrying_on():
             rescue.renew(held, _this.id)
         time.sleep(0.2)
 

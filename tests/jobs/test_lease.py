@@ -1,5 +1,6 @@
 """The worker's bootstep: who we are, that we live, and what we give back."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -135,6 +136,62 @@ def test_a_request_of_a_stranger_does_not_end_the_renewals(bench: Bench, step: L
     job.refresh_from_db()
     assert job.lease_until is not None
     assert job.lease_until.year > 2024
+
+
+def test_jobs_that_come_and_go_while_another_thread_looks_cost_no_renewal(hasty_threads: None) -> None:
+    kept, passing = ([Request(str(uuid7())) for _ in range(64)] for _ in range(2))
+    state.reserved_requests.update(kept)
+    is_over = threading.Event()
+
+    def main_loop() -> None:
+        while not is_over.is_set():
+            for change in (state.reserved_requests.add, state.reserved_requests.discard):
+                for request in passing:
+                    change(request)
+
+    thread = threading.Thread(target=main_loop)
+    thread.start()
+    try:
+        for _ in range(500):
+            assert {UUID(request.id) for request in kept} <= set(lease.held_jobs())
+    finally:
+        is_over.set()
+        thread.join()
+        state.reset_state()
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """They take turns all the time, and so in every place where they can."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("not the database's"), OperationalError("away")])
+def test_no_error_ends_the_renewals_beside_a_job_of_a_solo_pool(
+    step: LeaseStep, parent: Mock, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    beats = Mock(side_effect=[error, error, None])
+    monkeypatch.setattr(step, "_beat", beats)
+    monkeypatch.setattr(lease, "time", Mock(sleep=lambda _: setattr(lease._this, "is_stopping", beats.call_count == 2)))
+    step._keep_beating(parent)
+    assert beats.call_count == 3
+
+
+def test_no_error_cuts_the_grace_short(bench: Bench, step: LeaseStep, monkeypatch: pytest.MonkeyPatch) -> None:
+    running(bench)
+    renewals = Mock(side_effect=[RuntimeError("not the database's"), None])
+
+    def sleep(_: float) -> None:
+        if renewals.call_count == 2:
+            state.active_requests.clear()
+
+    monkeypatch.setattr(lease, "renew_leases", renewals)
+    monkeypatch.setattr(lease, "time", Mock(monotonic=lambda: 0.0, sleep=sleep))
+    lease._end_grace()
+    assert renewals.call_count == 2
 
 
 @pytest.mark.parametrize("trouble", [OperationalError("connection refused"), ProgrammingError("no such column")])
