@@ -75,7 +75,7 @@ class Attempt:
         """A job that was claimed before may have been in a worker that died: from then on a crash counts only if its
         body had begun. And what was claimed long ago, by a process that then stood still, may be another's by now.
         """
-        if self.token > 1 or _is_long_ago(self.request.get("claimed_at")):
+        if self.token > 1 or is_long_ago(self.request.get("claimed_at")):
             connections.patiently(lambda: ledger.begin(self.job_id, self.token))
 
     def _run_to_the_end(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -182,7 +182,7 @@ class Attempt:
         return Failure.of(exc, kind=kind, secrets=secrets)
 
 
-def _is_long_ago(claimed_at: float | None) -> bool:
+def is_long_ago(claimed_at: float | None) -> bool:
     """By the machine's own clock, which main process and child share. A fresh claim does not need to be asked for."""
     return claimed_at is not None and time.monotonic() - claimed_at > settings.JOBS_LEASE.total_seconds() / 2
 

@@ -5,6 +5,7 @@ Problem. A claim is a round trip and a commit for each job, and a child is woken
 Guarantee. What arrives in one turn of the event loop is claimed in one statement, before any of it reaches the pool; a
 duplicate, cancelled, expired or paused job never does. The token goes to the child with the request. What is claimed
 does not wait long: a job that has not reached the pool within `WAIT_AT_MOST` is handed back, uncounted, for any worker.
+Where the pool is this process (solo), a long job stands before that too; then `lease.let_go_of_stuck` does it.
 
 Not guaranteed. A message of a producer that does not know the ledger, and every message in a pool without an event loop
 (gevent), is claimed by the job's own process or greenlet, as it starts.

@@ -118,6 +118,7 @@ class LeaseStep(bootsteps.StartStopStep):
             time.sleep(renew_every())
             with _carrying_on():
                 self._beat(parent)
+                let_go_of_stuck()
 
     def _introduce(self, parent: Any) -> None:
         Worker.objects.update_or_create(
@@ -186,6 +187,18 @@ Pool.requires = (*Pool.requires, LeaseStep)
 
 def pool_is(worker: Any, kind: str) -> bool:
     return bool(worker.pool_cls.__module__.endswith(kind))
+
+
+def let_go_of_stuck() -> None:
+    """What was claimed together with a job that runs in the main loop since, is any worker's.
+
+    The main loop may start one of them meanwhile: either it has said so, or it hears that the job is not ours any more.
+    When it comes back, it settles their messages as of all that has waited too long.
+    """
+    stuck = {request.job_id: request.token for request in _copied(state.reserved_requests) if request.is_stuck}
+    released = rescue.release(_this.id, stuck, unless_begun=True) if stuck else 0
+    if released:
+        logger.info("%d jobs that waited behind a long one are handed back", released)
 
 
 def renew_leases() -> list[UUID]:

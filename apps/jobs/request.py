@@ -24,7 +24,7 @@ from django.db import DatabaseError, InterfaceError
 
 from apps.jobs import connections, dead_letters, endings, lease, ledger, rescue
 from apps.jobs.ahead import runtimes
-from apps.jobs.attempt import is_plain
+from apps.jobs.attempt import is_long_ago, is_plain
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.ids import job_id_of
 from apps.jobs.metrics import meter
@@ -87,6 +87,14 @@ class JobRequest(Request):
         if self._apply_result is None:
             return False
         return getattr(self._apply_result(), "_write_to", self) is not None
+
+    @property
+    def is_stuck(self) -> bool:
+        """Claimed long ago and not begun, as the main loop stands still under a job of its own.
+
+        The clock is read first. Whoever starts it later than that asks the ledger whether it is still ours.
+        """
+        return is_long_ago(self._request_dict.get("claimed_at")) and self.time_start is None
 
     def forgo(self) -> None:
         """It will not be started here."""

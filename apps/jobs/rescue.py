@@ -56,10 +56,11 @@ def renew(job_ids: Iterable[UUID], worker_id: UUID) -> list[UUID]:
         return [job_id for job_id, cancel_requested in cursor.fetchall() if cancel_requested]
 
 
-def release(worker_id: UUID, attempts: Mapping[UUID, int | None] | None = None) -> int:
+def release(worker_id: UUID, attempts: Mapping[UUID, int | None] | None = None, *, unless_begun: bool = False) -> int:
     """running → queued, uncounted, for a worker that stops in good order or has no process for these jobs.
 
     `attempts`: job → token, None for whichever this worker holds. → cancelled, for those that somebody wished to stop.
+    `unless_begun`: but for those that have said so (`ledger.begin`).
     """
     ids, tokens = (None, None) if attempts is None else (list(attempts), list(attempts.values()))
     with transaction.atomic(), connection.cursor() as cursor:
@@ -68,8 +69,9 @@ def release(worker_id: UUID, attempts: Mapping[UUID, int | None] | None = None) 
             " WHERE worker_id = %s AND state = 'running' AND (%s::uuid[] IS NULL OR EXISTS ("
             "   SELECT 1 FROM unnest(%s::uuid[], %s::int[]) AS ours (job, under)"
             "   WHERE job = id AND coalesce(under, token) = token))"
+            " AND (NOT %s OR begun_token IS DISTINCT FROM token)"
             " RETURNING id, cancel_requested",
-            [0, worker_id, ids, ids, tokens],
+            [0, worker_id, ids, ids, tokens, unless_begun],
         )
         released = cursor.fetchall()
         for job_id, cancel_requested in released:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from celery import chain
 from celery.result import AsyncResult
@@ -113,3 +114,27 @@ def test_a_pool_grows_under_load_and_shrinks_after_it_and_loses_nothing(stand_in
     assert not jobs.exclude(attempts=1).exists()
     quick = lab_nothing.delay()
     eventually(lambda: has_ended(quick))
+
+
+def test_what_a_solo_worker_claimed_behind_a_long_job_is_run_by_another(stand_in: Site, book: Path) -> None:
+    """Its main loop, which hands such jobs back elsewhere, is what runs the long one."""
+    site = stand_in
+    start_pool(site, "solo")
+    warm = Job.objects.filter(pk__in=lab_nothing.delay_many([{}] * 100))
+    eventually(lambda: warm.filter(state=Job.State.SUCCEEDED).count() == 100)  # short ones, so it fetches ahead
+    main = psutil.Process(site.pid("worker"))
+    main.suspend()
+    long = note.delay(book=str(book), seconds=600)
+    eventually(lambda: has_ended(long, Job.State.SENT))
+    waiting = Job.objects.filter(pk__in=lab_nothing.delay_many([{}] * 20))
+    eventually(lambda: waiting.filter(state=Job.State.SENT).count() == 20)
+    main.resume()
+    eventually(lambda: starts(book)[long.id], describe=lambda: site.last_words("worker"))
+    site.start_worker("second", concurrency=1)
+    eventually(
+        lambda: waiting.filter(state=Job.State.SUCCEEDED).count() == 20,
+        describe=lambda: list(waiting.values_list("state", "token")),
+    )
+    assert set(waiting.values_list("token", "attempts", "crashes")) == {(2, 1, 0)}, "none was claimed behind it"
+    assert (job_of(long).state, job_of(long).attempts) == (Job.State.RUNNING, 1)
+    ledger.cancel(job_of(long).pk)

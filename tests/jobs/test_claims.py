@@ -2,6 +2,7 @@
 
 import gc
 import math
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -205,6 +206,26 @@ def test_a_job_that_no_process_was_free_for_is_handed_back_uncounted(main: Main,
     assert states[started.id] == (Job.State.RUNNING, 1)
     assert late.acknowledged
     assert late.revoked()  # so the pool does not start it when it has a process
+
+
+def test_behind_a_job_in_the_main_loop_only_what_was_claimed_long_ago_and_has_not_begun_is_handed_back(
+    bench: Bench,
+) -> None:
+    main = Main(bench, "solo")
+    lab_nothing.delay_many([{}] * 3)
+    running, fresh, stuck = main.fetch(bench.send())
+    main.timer.pass_time()
+    running.on_accepted(1, time.monotonic())
+    for request in (running, stuck):
+        request.request_dict["claimed_at"] -= 60
+    lease.let_go_of_stuck()
+    states = [Job.objects.get(pk=request.job_id).state for request in (running, fresh, stuck)]
+    assert states == [Job.State.RUNNING, Job.State.RUNNING, Job.State.QUEUED]
+    state.task_ready(running)
+    main.timer.pass_time(claims.WAIT_AT_MOST)
+    assert stuck.acknowledged
+    assert Job.objects.get(pk=stuck.job_id).attempts == 0
+    state.reset_state()
 
 
 def test_a_broker_only_job_that_no_process_was_free_for_goes_back_to_its_queue(main: Main, bench: Bench) -> None:

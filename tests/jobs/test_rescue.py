@@ -187,6 +187,18 @@ def test_a_deploy_hands_back_without_counting(db: None) -> None:
     assert row(other).state == Job.State.RUNNING
 
 
+def test_a_job_that_begins_at_the_moment_when_it_is_handed_back_for_waiting_is_either(db: None) -> None:
+    """Two threads of a solo worker: whoever comes to the row second hears that it is too late."""
+    worker = Worker.objects.create(name="w", pid=1, pool="solo")
+    begun, released = record(), record()
+    tokens = ledger.claim({begun: 0, released: 0}, worker.pk)
+    ledger.begin(begun, tokens[begun])
+    assert rescue.release(worker.pk, tokens, unless_begun=True) == 1
+    assert (row(begun).state, row(released).state) == (Job.State.RUNNING, Job.State.QUEUED)
+    with pytest.raises(ledger.LeaseLost):
+        ledger.begin(released, tokens[released])
+
+
 def test_a_worker_that_was_given_a_job_anew_ends_nothing_for_its_own_older_attempt(db: None) -> None:
     worker = Worker.objects.create(name="w", pid=1, pool="prefork")
     job_id = record()
