@@ -223,6 +223,12 @@ def _copied(requests: Any) -> list[Any]:
     return [request for reference in requests.data.copy() if (request := reference()) is not None]
 
 
+def running_here() -> set[Any]:
+    """Also what a child was given and has not said that it began, as while it starts or the broker is away."""
+    given = {request for request in _copied(state.reserved_requests) if request.is_with_pool}
+    return given | {*_copied(state.active_requests)}
+
+
 def begin_shutdown(**signal_fields: Any) -> None:
     """On SIGTERM: let running jobs finish, but not for longer than the grace."""
     if signal_fields.get("how") == "Warm" and not _this.is_stopping:
@@ -253,12 +259,12 @@ def _carrying_on() -> Iterator[None]:
 def _end_grace() -> None:
     """Renew while the main loop no longer does; then end what still runs."""
     deadline = time.monotonic() + settings.JOBS_SHUTDOWN_GRACE.total_seconds()
-    while state.active_requests and time.monotonic() < deadline:
+    while running_here() and time.monotonic() < deadline:
         with _carrying_on():
             renew_leases()
         time.sleep(0.2)
-    if state.active_requests:
-        logger.warning("Grace is over: %d running jobs are handed back.", len(state.active_requests))
+    if still := running_here():
+        logger.warning("Grace is over: %d running jobs are handed back.", len(still))
         _this.is_stopping = True
         if _this.can_kill:
             _stop_cold()

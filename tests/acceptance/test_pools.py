@@ -138,3 +138,24 @@ def test_what_a_solo_worker_claimed_behind_a_long_job_is_run_by_another(stand_in
     assert set(waiting.values_list("token", "attempts", "crashes")) == {(2, 1, 0)}, "none was claimed behind it"
     assert (job_of(long).state, job_of(long).attempts) == (Job.State.RUNNING, 1)
     ledger.cancel(job_of(long).pk)
+
+
+def test_a_job_that_a_child_has_not_begun_when_its_worker_is_stopped_gets_no_longer_than_the_grace(
+    stand_in: Site, book: Path
+) -> None:
+    site = stand_in
+    site.start_worker("worker", concurrency=1, JOBS_LEASE_SECONDS=str(LEASE), JOBS_SHUTDOWN_GRACE_SECONDS="3")
+    [child] = site.children("worker")
+    child.suspend()
+    long = note.delay(book=str(book), seconds=600)
+    eventually(lambda: has_ended(long, Job.State.RUNNING))
+    claimed_at = site.worker_row().heartbeat_at
+    eventually(lambda: site.worker_row().heartbeat_at > claimed_at)  # by now it lies in the child's pipe
+    main = psutil.Process(site.pid("worker"))
+    main.terminate()
+    eventually(lambda: b"Warm shutdown" in site.log("worker").read_bytes())
+    child.resume()
+    eventually(lambda: starts(book)[long.id])
+    eventually(lambda: not site.is_running("worker"), describe=lambda: site.last_words("worker"))
+    assert (job_of(long).state in (Job.State.QUEUED, Job.State.SENT), job_of(long).attempts) == (True, 0)
+    ledger.cancel(job_of(long).pk)

@@ -57,6 +57,8 @@ def running(bench: Bench) -> Job:
 
 
 class Request:
+    is_with_pool = False
+
     def __init__(self, request_id: str) -> None:
         self.id = request_id
         self.terminate = Mock()
@@ -178,6 +180,29 @@ def test_no_error_ends_the_renewals_beside_a_job_of_a_solo_pool(
     monkeypatch.setattr(lease, "time", Mock(sleep=lambda _: setattr(lease._this, "is_stopping", beats.call_count == 2)))
     step._keep_beating(parent)
     assert beats.call_count == 3
+
+
+def test_what_a_child_was_given_and_has_not_begun_has_the_same_grace(
+    bench: Bench, step: LeaseStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running(bench)
+    state.active_requests.clear()
+    requests[-1].is_with_pool = True
+    times = iter([0.0, 0.0, 1_000.0])
+    monkeypatch.setattr(lease, "time", Mock(monotonic=lambda: next(times)))
+    monkeypatch.setattr(lease, "_stop_cold", stopped := Mock())
+    lease._end_grace()
+    stopped.assert_called_once_with()
+
+
+def test_what_waits_for_a_process_keeps_nobody_from_stopping(
+    bench: Bench, step: LeaseStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running(bench)
+    state.active_requests.clear()
+    monkeypatch.setattr(lease, "_stop_cold", stopped := Mock())
+    lease._end_grace()
+    stopped.assert_not_called()
 
 
 def test_no_error_cuts_the_grace_short(bench: Bench, step: LeaseStep, monkeypatch: pytest.MonkeyPatch) -> None:
