@@ -4,13 +4,14 @@ Problem. Celery counts the parts in the result backend: a wiped Redis, or a part
 starts, or starts early.
 
 Guarantee. The count is a row, lowered in the transaction that ends a part, so each part counts once; the last one
-starts the body in that same transaction. If a part dies, the body is a dead letter that names the part, and what it
-asked for by `link_error` starts. A chord, like a group, is started in one transaction, its parts by one INSERT: half of
-one cannot exist. A part that is refused as a duplicate counts as one that died: the job that is there already does not
-know of the chord. So does the rest of a chain whose link is refused become a dead letter.
+starts the body in that same transaction. If a part dies, or what leads to it, the body is a dead letter that names it,
+and what it asked for by `link_error` starts; so does the body of a chord around this one. A chord, like a group, is
+started in one transaction, its parts by one INSERT: half of one cannot exist. A part that is refused as a duplicate
+counts as one that died: the job that is there already does not know of the chord. So does the rest of a chain whose
+link is refused become a dead letter.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 from uuid import UUID
@@ -117,34 +118,65 @@ def refused(job: Job, holder: UUID) -> None:
 
 
 def _part_failed(job: Job, why: str) -> None:
-    header_id = _header_of(job)
-    if header_id is None:
-        return
+    header_id = _header_of(job.options)
+    if header_id is not None:
+        _fail(header_id, job.queue, why)
+
+
+def _fail(header_id: UUID, queue: str, why: str) -> None:
     # Of two parts that die at once, the second waits here and then finds no chord.
     chord = Chord.objects.select_for_update().filter(pk=header_id).first()
     if chord is not None:
-        _bury_body(chord, job.queue, why)
+        _bury_body(chord, queue, why)
 
 
-def _header_of(job: Job) -> UUID | None:
-    """The id of the header that the job is a part of, or that the rest of its chain leads to.
+def is_awaited(options: Mapping[str, Any]) -> bool:
+    """Whether a job with these options is a chord's part, or the rest of its chain leads to one."""
+    return _header_of(options) is not None
+
+
+def _header_of(options: Any) -> UUID | None:
+    """The id of the header that a job with these options is a part of, or that the rest of its chain leads to.
 
     A producer that is not ours may have written anything there: then no chord has that id.
     """
-    links = [link.get("options") for link in job.options.get("chain") or () if isinstance(link, dict)]
-    parts = (each for each in (job.options, *links) if isinstance(each, dict) and each.get("chord"))
-    return next((job_id_of(str(part.get("group_id"))) for part in parts), None)
+    if not isinstance(options, dict):
+        return None
+    if options.get("chord"):
+        return job_id_of(str(options.get("group_id")))
+    return _header_behind(options.get("chain"))
+
+
+def _header_behind(signatures: Any) -> UUID | None:
+    """The same of what has not started: of a group and a chain their tasks know, of a chord its body."""
+    for signature in signatures if isinstance(signatures, list | tuple) else ():
+        match signature:
+            case {"subtask_type": "chord", "kwargs": {"body": body}}:
+                header_id = _header_behind([body])
+            case {"subtask_type": "chain" | "group", "kwargs": {"tasks": tasks}}:
+                header_id = _header_behind(tasks)
+            case {"options": options}:
+                header_id = _header_of(options)
+            case _:
+                header_id = None
+        if header_id is not None:
+            return header_id
+    return None
 
 
 def abandon(chord: Chord) -> None:
     """For a chord of which no part is left that could end."""
-    _bury_body(chord, "", "Its header was never recorded in full: whoever started the chord died meanwhile.")
+    _fail(chord.pk, "", "Its header was never recorded in full: whoever started the chord died meanwhile.")
 
 
 def _bury_body(chord: Chord, queue: str, why: str) -> None:
+    """And that of the chord around it, whose part this one's body was to be."""
     failure = Failure(Kind.DEPENDENCY, "ChordError", why)
     _bury(maybe_signature(chord.body, app=current_app), chord.body_id, queue, failure)
     chord.delete()
+    header_id = _header_behind([chord.body])
+    if header_id is not None:
+        _fail(header_id, queue, f"Its part {chord.body['task']} ({chord.body_id}) can never start. {why}")
 
 
 def _bury(signature: Any, job_id: UUID, queue: str, failure: Failure, **options: Any) -> None:

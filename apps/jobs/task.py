@@ -152,8 +152,8 @@ class JobTask(celery.Task):
         return made
 
     def _goes_through_ledger(self, options: Mapping[str, Any]) -> bool:
-        """A chord's parts always do, because the ledger counts them."""
-        return (self.durable or bool(options.get("chord"))) and not self.app.conf.task_always_eager
+        """A chord's parts always do, and what leads to one: the ledger counts them, and knows when one dies."""
+        return (self.durable or chords.is_awaited(options)) and not self.app.conf.task_always_eager
 
     def _publish(
         self, args: list[Any], kwargs: dict[str, Any], task_id: str | None, producer: Any, options: dict[str, Any]

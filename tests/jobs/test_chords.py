@@ -21,7 +21,7 @@ from apps.jobs.ledger import NewJob
 from apps.jobs.models import Chord, DeadLetter, Job
 from apps.jobs.task import JobTask
 from apps.local.waiting import wait_for
-from tasks.lab import lab_add, lab_fail, lab_nothing_broker_only, lab_total, lab_unique
+from tasks.lab import lab_add, lab_fail, lab_fail_broker_only, lab_nothing_broker_only, lab_total, lab_unique
 from tests.jobs.bench import Bench, claim, record, row
 from tests.jobs.sessions import Session, somebody_waits_for_a_lock
 
@@ -170,6 +170,35 @@ def test_what_the_body_asked_for_on_an_error_runs_when_a_part_dies(bench: Bench)
     result = chord([lab_add.s(1, 1), lab_fail.s()], lab_total.s().on_error(keep.s()))()
     bench.run_all()
     assert Job.objects.get(task="tests.keep").result == result.id
+
+
+OUTER_PARTS = {
+    "a chord": lambda: chord([lab_add.s(1, 1), lab_fail.s()], lab_total.s()),
+    "a chord whose body is a chain": lambda: chord([lab_fail.s()], lab_total.s() | lab_add.s(1)),
+    "a chord whose body is a group": lambda: chord([lab_fail.s()], group(keep.s(), keep.s())),
+    "a chord in a chord": lambda: chord([chord([lab_fail.s()], lab_total.s())], lab_total.s()),
+    "a chain with a chord in it": lambda: lab_fail.si() | group(lab_add.si(1, 1), lab_add.si(2, 2)) | lab_total.s(),
+    "a chain that ends in a group": lambda: lab_fail.si() | group(lab_add.si(1, 1), lab_add.si(2, 2)),
+    "a chain that begins with a broker-only task": lambda: lab_fail_broker_only.si() | lab_add.si(1, 1),
+}
+
+
+@pytest.mark.parametrize("part", OUTER_PARTS)
+def test_what_dies_on_the_way_to_a_part_ends_the_chord_too(bench: Bench, part: str) -> None:
+    result = chord([OUTER_PARTS[part](), lab_add.s(2, 2)], keep.s().on_error(keep.si("told")))()
+    bench.run_all()
+    letter = bench.letter(result)
+    assert (letter.kind, "tasks.lab_fail" in letter.message) == (DeadLetter.Kind.DEPENDENCY, True)
+    assert Job.objects.filter(task=keep.name).values_list("result", flat=True).get() == "told"
+    assert not Chord.objects.exists()
+
+
+def test_a_chord_within_an_abandoned_one_is_abandoned_once(bench: Bench) -> None:
+    result = chord([chord([lab_add.s(1, 1)], lab_total.s())], keep.s().on_error(keep.si("told")))()
+    for there in Chord.objects.order_by("created_at", "waits_for"):
+        chords.abandon(there)
+    assert bench.letter(result).kind == DeadLetter.Kind.DEPENDENCY
+    assert Job.objects.filter(task=keep.name).count() == 1
 
 
 def test_a_part_that_is_refused_as_a_duplicate_buries_the_body(bench: Bench) -> None:
