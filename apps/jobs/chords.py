@@ -6,9 +6,9 @@ starts, or starts early.
 Guarantee. The count is a row, lowered in the transaction that ends a part, so each part counts once; the last one
 starts the body in that same transaction. If a part dies, or what leads to it, the body is a dead letter that names it,
 and what it asked for by `link_error` starts; so does the body of a chord around this one. A chord, like a group, is
-started in one transaction, its parts by one INSERT: half of one cannot exist. A part that is refused as a duplicate
-counts as one that died: the job that is there already does not know of the chord. So does the rest of a chain whose
-link is refused become a dead letter.
+started in one transaction, its parts by one INSERT: half of one cannot exist. A part that is refused as a duplicate,
+or whose id another job has, counts as one that died: the job that is there already does not know of the chord. So does
+the rest of a chain whose link is refused become a dead letter.
 """
 
 from collections.abc import Callable, Mapping
@@ -57,17 +57,14 @@ def await_parts(group_id: str, parts: list[ResultBase], body: Any) -> None:
     """Record the body before the first part is recorded. A second time with the same group changes nothing."""
     header = [_ids(part) for part in parts]
     kept = seal_signatures(dict(body))
-    chord = Chord(id=UUID(group_id), body=kept, body_id=UUID(body.id), header=header, waits_for=_count(header))
+    waits_for = len(set(_flat(header)))
+    chord = Chord(id=job_id_of(group_id), body=kept, body_id=job_id_of(body.id), header=header, waits_for=waits_for)
     Chord.objects.bulk_create([chord], ignore_conflicts=True)
 
 
 def _ids(part: ResultBase) -> Any:
     """The part's id, or the nested list of them, for a group inside a header."""
     return [_ids(inner) for inner in part.results] if isinstance(part, GroupResult) else part.id
-
-
-def _count(ids: Any) -> int:
-    return sum(_count(inner) for inner in ids) if isinstance(ids, list) else 1
 
 
 def part_succeeded(group_id: str) -> None:
@@ -82,7 +79,7 @@ def part_succeeded(group_id: str) -> None:
 
 
 def _results(header: Any) -> Any:
-    by_id = dict(Job.objects.filter(pk__in=list(_flat(header))).values_list("pk", "result"))
+    by_id = dict(Job.objects.filter(pk__in=list(map(job_id_of, _flat(header)))).values_list("pk", "result"))
     return _fill(header, by_id)
 
 
@@ -95,7 +92,7 @@ def _flat(ids: Any) -> Any:
 
 
 def _fill(ids: Any, by_id: dict[UUID, Any]) -> Any:
-    return [_fill(inner, by_id) for inner in ids] if isinstance(ids, list) else by_id.get(UUID(ids))
+    return [_fill(inner, by_id) for inner in ids] if isinstance(ids, list) else by_id.get(job_id_of(ids))
 
 
 def part_died(job: Job) -> None:
@@ -115,6 +112,28 @@ def refused(job: Job, holder: UUID) -> None:
             failure = Failure(Kind.DEPENDENCY, "ChainError", f"The link before it, {job.task}, {why}")
             _bury(following, job_id_of(following.freeze().id), job.queue, failure, chain=chain[:-1])
         _part_failed(job, f"Its part {job.task} {why}")
+
+
+def exists_already(there: Job, options: Mapping[str, Any], queue: str) -> None:
+    """A job that was to have these options is not made, for another has its id: as part of another chord, or of none.
+
+    If that chord has the same body, it is the same wish a second time, and this one is dropped.
+    """
+    header_id = _header_of(options)
+    if header_id is None or header_id == _header_of(there.options):
+        return
+    with transaction.atomic():
+        chord = Chord.objects.select_for_update().filter(pk=header_id).first()
+        if chord is not None and _body_is_expected(chord):
+            chord.delete()
+        elif chord is not None:
+            _bury_body(chord, queue, f"Its part {there.task} ({there.id}) was there already, and is no part of it.")
+
+
+def _body_is_expected(chord: Chord) -> bool:
+    """By another chord; or it is there."""
+    others = Chord.objects.filter(body_id=chord.body_id).exclude(pk=chord.pk)
+    return others.exists() or Job.objects.filter(pk=chord.body_id).exists()
 
 
 def _part_failed(job: Job, why: str) -> None:

@@ -199,7 +199,9 @@ def _as_object(job: NewJob) -> dict[str, Any]:
 def _existing(job: NewJob) -> Recorded:
     """Find the job in whose favour an INSERT did nothing; write ours after all if that one has just let go."""
     while True:
-        if Job.objects.filter(pk=job.id).exists():
+        there = Job.objects.filter(pk=job.id).only("task", "options").first()
+        if there is not None:
+            chords.exists_already(there, job.options, job.queue)
             return Recorded(job.id, False)
         if job.unique_key is not None:
             _let_go_of_expired_key(job.unique_key)

@@ -240,6 +240,58 @@ def test_a_job_that_is_there_already_by_its_id_buries_nothing(bench: Bench) -> N
     assert not DeadLetter.objects.exists()
 
 
+@pytest.mark.parametrize(
+    "canvas",
+    [
+        lambda: chord([lab_add.s(1, 2), lab_add.s(1, 3)], lab_total.s()),
+        lambda: lab_add.s(0, 1) | group(lab_add.s(2), lab_add.s(3)) | lab_total.s(),
+        lambda: chord([lab_add.s(1, 2).set(task_id="one"), lab_add.s(1, 3).set(task_id="two")], lab_total.s()),
+        lambda: chord(group(lab_add.s(1, 2), lab_add.s(1, 3)).set(task_id="parts"), lab_total.s()),
+    ],
+    ids=["body", "chain", "parts", "header"],
+)
+def test_any_text_may_be_an_id_in_a_chord(bench: Bench, canvas: Callable[[], Any]) -> None:
+    canvas().apply_async(task_id="report-7")
+    bench.run_all()
+    assert AsyncResult("report-7").get(timeout=2) == 7
+
+
+def test_a_part_that_comes_twice_in_a_header_counts_once(bench: Bench) -> None:
+    part = lab_add.s(1, 1).set(task_id=str(UUID(int=1)))
+    result = chord([part, part], lab_total.s())()
+    bench.run_all()
+    assert result.get(timeout=2) == 4
+
+
+@pytest.mark.parametrize("there", [lambda part: part, lambda part: chord([part], keep.s())], ids=["alone", "a part"])
+@pytest.mark.parametrize(
+    "before", [lambda part: part, lambda part: lab_add.si(1, 1) | part], ids=["at once", "in a chain"]
+)
+def test_a_part_whose_id_another_job_has_buries_the_body(
+    bench: Bench, there: Callable[[Any], Any], before: Callable[[Any], Any]
+) -> None:
+    part = lab_add.si(1, 1).set(task_id="part-1")
+    there(part).apply_async()
+    result = chord([before(part), lab_add.s(2, 2)], lab_total.s().on_error(keep.si("told")))()
+    bench.run_all()
+    assert "was there already" in bench.letter(result).message
+    assert Job.objects.filter(task=keep.name, result="told").count() == 1
+    assert not Chord.objects.exists()
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_a_chord_that_is_started_again_under_the_same_ids_is_the_first_one(bench: Bench, is_over: bool) -> None:
+    parts = [lab_add.s(1, x).set(task_id=f"part-{x}") for x in (2, 3)]
+    for _ in range(2):
+        chord(parts, lab_total.s().set(task_id="total").on_error(keep.si("told")))()
+        if is_over:
+            bench.run_all()
+    bench.run_all()
+    assert AsyncResult("total").get(timeout=2) == 7
+    assert Job.objects.count() == 3
+    assert (Chord.objects.count(), DeadLetter.objects.count()) == (0, 0)
+
+
 def cancel_elsewhere(job_id: UUID) -> None:
     """In a thread, which has a connection of its own."""
     try:
