@@ -172,6 +172,68 @@ def test_what_the_body_asked_for_on_an_error_runs_when_a_part_dies(bench: Bench)
     assert Job.objects.get(task="tests.keep").result == result.id
 
 
+def test_each_task_of_a_body_that_is_a_group_has_its_letter_and_its_errbacks(bench: Bench) -> None:
+    one, other = lab_add.si(1, 1).on_error(keep.s()), lab_add.si(2, 2) | lab_add.s(3).on_error(keep.si("of a chain"))
+    body = group(one, other).on_error(keep.si("of the group"))
+    result = (group(lab_fail.si(), lab_add.si(0, 0)) | body).apply_async()
+    bench.run_all()
+    for member in result.results:
+        assert bench.letter(member).kind == DeadLetter.Kind.DEPENDENCY
+        with pytest.raises(ChordError, match="lab_fail"):
+            member.get(timeout=2)
+    told = Job.objects.filter(task=keep.name).values_list("result", flat=True)
+    assert sorted(told) == sorted([result.results[0].id, "of the group", "of the group"])
+    for letter in DeadLetter.objects.filter(task=lab_add.name):
+        dead_letters.replay(letter.pk)
+    bench.run_all()
+    assert sorted(Job.objects.filter(task=lab_add.name).values_list("result", flat=True)) == [0, 2, 4, 7]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        (lab_add.si(1, 2) | lab_add.s(10)).on_error(keep.s()),
+        (lab_add.si(1, 2) | (lab_add.s(3) | lab_add.s(7))).on_error(keep.s()),
+        (lab_add.si(1, 2) | group(lab_add.s(1), lab_add.s(2)) | lab_total.s() | lab_add.s(4)).on_error(keep.s()),
+        chord([lab_add.si(1, 1), lab_add.si(2, 2)], (lab_total.s() | lab_add.s(7)).on_error(keep.s())),
+    ],
+    ids=["chain", "nested chain", "chain with a chord in it", "chord"],
+)
+def test_a_body_of_several_that_never_started_is_one_letter_and_runs_whole_when_replayed(
+    bench: Bench, body: Any
+) -> None:
+    result = AsyncResult(chord([lab_fail.si()], body)().id)
+    bench.run_all()
+    letter = bench.letter(result)
+    with pytest.raises(ChordError, match="lab_fail"):
+        result.get(timeout=2)
+    assert [job.result for job in Job.objects.filter(task=keep.name)] == [result.id]
+    dead_letters.replay(letter.pk)
+    bench.run_all()
+    assert Job.objects.filter(task=lab_add.name).latest("created_at").result == 13
+    assert not Job.objects.filter(state=Job.State.DEAD).exclude(task=lab_fail.name).exists()
+
+
+def test_a_body_that_never_started_is_replayed_with_its_options_in_its_own_queue(bench: Bench) -> None:
+    then = lab_add.si(1, 2).set(queue="io", time_limit=5, link=keep.si("linked"), link_error=keep.si("told"))
+    (lab_add.si(0, 0) | group(lab_fail.si(), lab_add.si(0, 0)) | then | lab_add.s(10)).apply_async()
+    bench.run_all()
+    letter = DeadLetter.objects.get(kind=DeadLetter.Kind.DEPENDENCY)
+    assert (letter.task, letter.queue, letter.options["time_limit"]) == (lab_add.name, "io", 5)
+    dead_letters.replay(letter.pk)
+    bench.run_all()
+    assert Job.objects.filter(task=lab_add.name, result=13).count() == 1
+    assert sorted(Job.objects.filter(task=keep.name).values_list("result", flat=True)) == ["linked", "told"]
+
+
+def test_a_body_that_nobody_here_knows_is_buried_with_the_queue_of_the_part(bench: Bench) -> None:
+    result = chord([lab_fail.si().set(queue="io")], lab_total.s())()
+    for there in Chord.objects.all():
+        Chord.objects.update(body=there.body | {"task": "tasks.of_tomorrow"})
+    bench.run_all()
+    assert (bench.letter(result).task, bench.letter(result).queue) == ("tasks.of_tomorrow", "io")
+
+
 OUTER_PARTS = {
     "a chord": lambda: chord([lab_add.s(1, 1), lab_fail.s()], lab_total.s()),
     "a chord whose body is a chain": lambda: chord([lab_fail.s()], lab_total.s() | lab_add.s(1)),
@@ -232,6 +294,18 @@ def test_a_link_that_is_refused_as_a_duplicate_buries_the_rest_which_can_be_repl
     dead_letters.replay(letter.pk)
     bench.run_all()
     assert Job.objects.filter(task=lab_add.name).latest("created_at").result == 13
+
+
+def test_a_link_that_is_refused_before_a_chord_leaves_it_whole_for_a_replay(bench: Bench) -> None:
+    lab_unique.delay("a")
+    parts = group(lab_add.si(1, 1), lab_add.si(2, 2))
+    (lab_unique.si("a") | parts | lab_total.s().on_error(keep.si("told")) | lab_add.s(7)).apply_async()
+    letter = DeadLetter.objects.get()
+    dead_letters.replay(letter.pk)
+    bench.run_all()
+    assert Job.objects.filter(task=lab_add.name).latest("created_at").result == 13
+    assert Job.objects.get(task=keep.name).result == "told"
+    assert not Job.objects.filter(state=Job.State.DEAD).exists()
 
 
 def test_a_job_that_is_there_already_by_its_id_buries_nothing(bench: Bench) -> None:
