@@ -7,38 +7,26 @@ Guarantee. The count is a row, lowered in the transaction that ends a part, so e
 starts the body in that same transaction. If a part dies, or what leads to it, the body is a dead letter that names it,
 and what it asked for by `link_error` starts; so does the body of a chord around this one. A chord, like a group, is
 started in one transaction, its parts by one INSERT: half of one cannot exist. A part that is refused as a duplicate,
-or whose id another job has, counts as one that died: the job that is there already does not know of the chord. So does
-the rest of a chain whose link is refused become a dead letter. Of a body that is a group each task has a letter; one
-that is a chain, or a chord, has one, whose replay runs all of it.
-
-Not guaranteed. A body that is itself a chord with a group for its body has one letter, which the tasks of that group
-do not show as theirs.
+or whose id another job has, counts as one that died: the job that is there already does not know of the chord. The
+rest of a chain whose link is refused becomes a dead letter, too (`apps.jobs.unstarted` writes them).
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from functools import wraps
-from itertools import product
 from typing import Any
 from uuid import UUID
 
 from celery import current_app
 from celery.canvas import Signature, chord, group, maybe_signature
-from celery.exceptions import QueueNotFound
 from celery.result import GroupResult, ResultBase
-from celery.utils.functional import maybe_list
 from django.db import transaction
 from django.db.models import F
 
-from apps.jobs import errbacks, origin
+from apps.jobs import unstarted
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.ids import job_id_of
-from apps.jobs.models import Chord, DeadLetter, Job
-from apps.jobs.options import carried
+from apps.jobs.models import Chord, Job
 from apps.jobs.sensitive import seal_signatures
-
-# Options of a chain that Celery does not hand on to its first link.
-OF_A_WHOLE_CHAIN = frozenset("task_id link link_error chain chord group_id group_index root_id parent_id".split())
 
 
 def _whole(start: Callable[..., Any]) -> Callable[..., Any]:
@@ -122,7 +110,7 @@ def refused(job: Job, holder: UUID) -> None:
         if chain:
             following = maybe_signature(chain[-1], app=current_app).clone(chain=chain[:-1])
             failure = Failure(Kind.DEPENDENCY, "ChainError", f"The link before it, {job.task}, {why}")
-            _bury(following, job.queue, failure)
+            unstarted.bury(following, job.queue, failure)
         _part_failed(job, f"Its part {job.task} {why}")
 
 
@@ -203,92 +191,8 @@ def abandon(chord: Chord) -> None:
 def _bury_body(chord: Chord, queue: str, why: str) -> None:
     """And that of the chord around it, whose part this one's body was to be."""
     failure = Failure(Kind.DEPENDENCY, "ChordError", why)
-    _bury(maybe_signature(chord.body, app=current_app), queue, failure)
+    unstarted.bury(maybe_signature(chord.body, app=current_app), queue, failure)
     chord.delete()
     header_id = _header_behind([chord.body])
     if header_id is not None:
         _fail(header_id, queue, f"Its part {chord.body['task']} ({chord.body_id}) can never start. {why}")
-
-
-def _bury(signature: Any, queue: str, failure: Failure) -> None:
-    """A dead letter of what never was a job, with what was to come after it, and its `link_error`. Of a group: of each.
-
-    `queue`: for a task whose own queue is not known here.
-    """
-    for task_id, first in _first_tasks(signature):
-        job_id, options = job_id_of(task_id), carried(first.options, origin.current_origin())
-        call: dict[str, Any] = {
-            "task": first.task,
-            "args": list(first.args),
-            "kwargs": dict(first.kwargs),
-            "options": options,
-            "queue": _queue_of(first) or queue,
-        }
-        letter = DeadLetter(job_id=job_id, **call, **failure.as_letter(first.task))
-        DeadLetter.objects.bulk_create([letter], ignore_conflicts=True)
-        errbacks.start(Job(id=job_id, **call), failure)
-
-
-def _first_tasks(signature: Any) -> Iterator[tuple[str, Any]]:
-    """The tasks that it would have started, with the options that Celery would have given them; each under the id that
-    whoever waits for its end has: of a chain, its last one's.
-    """
-    match signature.subtask_type:
-        case "group":
-            for task in signature.tasks:
-                yield from _first_tasks(_in_group(task, signature.options))
-        case "chain":
-            task_id = signature.id or signature.freeze().id
-            yield from ((task_id, first) for _, first in _first_tasks(_first_link(signature)))
-        case "chord":
-            yield signature.freeze().id, _chord_as_task(signature)
-        case _:
-            yield signature.freeze().id, signature
-
-
-def _in_group(task: Any, options: Mapping[str, Any]) -> Any:
-    """A group's options are its tasks' own, but each keeps its id, and its errbacks beside the group's."""
-    shared = {name: value for name, value in options.items() if name != "task_id" and value is not None}
-    return task.clone(**shared | {"link_error": _each_once(task.options, options)})
-
-
-def _each_once(*options: Mapping[str, Any]) -> list[Any]:
-    """The errbacks in these options."""
-    found: list[Any] = []
-    for errback in (errback for each in options for errback in maybe_list(each.get("link_error")) or ()):
-        if errback not in found:
-            found.append(errback)
-    return found
-
-
-def _first_link(links: Any) -> Any:
-    """As Celery starts a chain: its errbacks are every link's, its callbacks the last's, all else the first's."""
-    options = links.options
-    steps, _ = links.prepare_steps((), {}, links.tasks, app=current_app, last_task_id=links.id)
-    for callback in maybe_list(options.get("link")) or ():
-        steps[0].link(maybe_signature(callback, app=current_app))
-    for step, errback in product(steps, _each_once(options)):
-        (step.body if isinstance(step, chord) else step).link_error(maybe_signature(errback, app=current_app))
-    first = steps.pop()
-    own = {name: value for name, value in options.items() if name not in OF_A_WHOLE_CHAIN}
-    return first.clone(**own, chain=[*(options.get("chain") or ()), *steps])
-
-
-def _chord_as_task(whole: Any) -> Any:
-    """Celery has a task that starts a chord. What comes after goes to the body; the task's own result is no JSON."""
-    after = {name: whole.options[name] for name in ("link", "link_error", "chain") if whole.options.get(name)}
-    parts = whole.tasks.tasks if isinstance(whole.tasks, group) else whole.tasks
-    errbacks_of_both = _each_once(whole.options, whole.body.options)
-    return Signature(
-        whole.task,
-        args=whole.args,
-        kwargs={**whole.kwargs, "header": list(parts), **after},
-        options={"link_error": errbacks_of_both, "ignore_result": True},
-    )
-
-
-def _queue_of(signature: Any) -> str | None:
-    task = current_app.tasks.get(signature.task)
-    with suppress(QueueNotFound):
-        return task and str(task._queue(list(signature.args), dict(signature.kwargs), signature.options))
-    return None
