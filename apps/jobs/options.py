@@ -14,6 +14,10 @@ CARRIED = frozenset(
     """link link_error chain chord group_id group_index shadow time_limit soft_time_limit headers reply_to argsrepr
     kwargsrepr ignore_result replaced_task_nesting stamped_headers""".split()
 )
+# What this process and its children say of an attempt, and no message may.
+OURS = frozenset(("token", "ends_here", "claimed_at", "again", "replacement", "progress_of_attempt"))
+# Celery takes all that it does not know in a request for the caller's own headers, and so hands it on to a retry.
+NOT_THE_CALLERS = OURS | {"ledger", "due"}
 
 
 def carried(options: Mapping[str, Any], asked_by: origin.Origin) -> dict[str, Any]:
@@ -26,9 +30,15 @@ def carried(options: Mapping[str, Any], asked_by: origin.Origin) -> dict[str, An
             kept[name] = sensitive.seal_signatures(kept[name])
     for stamp in kept.get("stamped_headers", ()):
         kept[stamp] = options.get(stamp)
+    if "headers" in kept:
+        kept["headers"] = of_the_caller(kept["headers"])
     if asked_by.as_headers():
         kept["headers"] = {**asked_by.as_headers(), **kept.get("headers", {})}
     return kept
+
+
+def of_the_caller(headers: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in headers.items() if name not in NOT_THE_CALLERS}
 
 
 def aware(eta: datetime | str | None, app: celery.Celery) -> datetime | None:

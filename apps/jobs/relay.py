@@ -34,6 +34,7 @@ from apps.jobs.ledger import Due
 from apps.jobs.metrics import counts, samples
 from apps.jobs.metrics.broker_memory import memory
 from apps.jobs.models import Heartbeat
+from apps.jobs.options import of_the_caller
 from apps.jobs.transport import Channel as RedisChannel
 from apps.jobs.wakeup import Ear
 
@@ -200,10 +201,11 @@ class Relay:
 def as_message(app: Celery, job: Due) -> Any:
     """The job as Celery's own task message (protocol 2).
 
-    `ledger` tells the worker that there is a row to claim, `due` since when it waits.
+    `ledger` tells the worker that there is a row to claim, `due` since when it waits. A row that was written by an
+    earlier version may have an attempt's token among its headers.
     """
     options = dict(job.options)
-    headers = {"ledger": True, "due": job.due, **options.pop("headers", {})}
+    headers = {**of_the_caller(options.pop("headers", {})), "ledger": True, "due": job.due}
     message = app.amqp.as_task_v2(
         str(job.id),
         job.task,

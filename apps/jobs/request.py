@@ -29,14 +29,13 @@ from apps.jobs.failures import Failure, Kind
 from apps.jobs.ids import job_id_of
 from apps.jobs.metrics import meter
 from apps.jobs.models import Job
+from apps.jobs.options import OURS
 from apps.jobs.redaction import redact
 
 logger = logging.getLogger(__name__)
 
 # The main process has other jobs' messages to serve: it does not wait long for a database (seconds).
 PATIENCE = 2.0
-# What this process and its children say of an attempt, and no message may.
-OURS = ("token", "ends_here", "claimed_at", "again", "replacement", "progress_of_attempt")
 
 T = TypeVar("T")
 

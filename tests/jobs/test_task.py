@@ -509,6 +509,17 @@ def test_a_retry_may_change_its_arguments_and_its_queue(bench: Bench) -> None:
     assert job_of(result).state == Job.State.SUCCEEDED
 
 
+def test_a_retry_waits_since_its_own_time_and_keeps_the_callers_headers(bench: Bench) -> None:
+    result = fail_twice.apply_async(headers={"tenant": "north"})
+    [first] = bench.send()
+    bench.deliver(first)
+    ledger.hurry([UUID(result.id)])
+    [second] = bench.send()
+    assert second.headers["due"] == pytest.approx(job_of(result).run_at.timestamp())
+    assert second.headers["due"] > first.headers["due"]
+    assert job_of(result).options["headers"] == {"tenant": "north"}
+
+
 def test_a_message_of_an_earlier_attempt_does_not_skip_the_backoff(bench: Bench) -> None:
     fail_twice.delay()
     [message] = bench.send()

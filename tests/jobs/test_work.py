@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from apps.local.children import spawn
 from apps.local.waiting import wait_for
 from tasks.lab import lab_add, lab_atomic, lab_fail, lab_flaky, lab_nothing, lab_sleep, lab_snooze
 from tests.acceptance.misbehaviour import note
+from tests.jobs.bench import Bench, claim
 from tests.jobs.sessions import Session
 from tests.nobody import NOBODY
 
@@ -65,6 +67,24 @@ def test_retries_chains_and_atomic_work_are_those_of_any_worker(work: Work) -> N
     assert (job_of(flaky).state, job_of(flaky).retries) == (Job.State.SUCCEEDED, 2)
     assert job_of(chained).result == 6
     assert Job.objects.get(parent_id=atomic.id).state == Job.State.SUCCEEDED
+
+
+def test_what_a_celery_worker_has_tried_is_claimed_like_any_other(work: Work) -> None:
+    """The marks that its main process had put into the request went into the row, and here none was claimed."""
+    bench, result = Bench(), lab_flaky.delay(failures=1)
+    [message] = bench.send()
+    marks = {"token": claim(UUID(result.id)), "claimed_at": time.monotonic(), "ends_here": True}
+    bench.deliver(replace(message, headers={**message.headers, **marks}))
+    assert job_of(result).options.get("headers", {}).keys().isdisjoint({*marks, "ledger", "due"})
+    drain(work)
+    assert (job_of(result).state, job_of(result).attempts) == (Job.State.SUCCEEDED, 2)
+
+
+def test_a_row_that_has_such_marks_already_is_claimed_too(work: Work) -> None:
+    result = lab_nothing.delay()
+    Job.objects.update(options={"headers": {"token": 7, "ends_here": True, "tenant": "north"}})
+    drain(work)
+    assert (job_of(result).state, job_of(result).attempts) == (Job.State.SUCCEEDED, 1)
 
 
 def test_a_failure_is_a_dead_letter_and_the_next_job_runs(work: Work) -> None:
