@@ -308,11 +308,16 @@ class JobTask(celery.Task):
         request = self.request
         if request.called_directly:
             return super().__call__(*args, **kwargs)
+        if request.get("is_in_body"):
+            # It calls itself, as a function: what ends then is not the job. With a request of its own, as Celery has it
+            # here, a retry or a replacement that it asks for would be lost.
+            return self.run(*args, **kwargs)
         redaction.hide(self._secrets())
         if request.is_eager:
             return self.run(*args, **sensitive.unseal(kwargs))
         try:
             self._refuse_wrong_arguments(args, kwargs)
+            request.is_in_body = True
             if request.get("token") is None:
                 return self._run(args, kwargs)
             return Attempt(self).run(args, kwargs)

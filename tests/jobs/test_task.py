@@ -320,6 +320,38 @@ def test_a_task_called_as_a_function_is_only_a_function(bench: Bench) -> None:
     assert not Job.objects.exists()
 
 
+@shared_task(name="tests.factorial", ignore_result=False)
+def factorial(number: int) -> int:
+    return 1 if number < 2 else number * factorial(number - 1)
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+def test_a_task_that_calls_itself_as_a_function_ends_once_with_its_own_result(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, atomic: bool
+) -> None:
+    monkeypatch.setattr(factorial, "atomic", atomic)
+    result = factorial.apply_async((5,), link=take_anything.s())
+    bench.run_all()
+    assert (job_of(result).state, job_of(result).result, seen) == (Job.State.SUCCEEDED, 120, [120])
+
+
+@shared_task(name="tests.retry_within_itself", bind=True, max_retries=1)
+def retry_within_itself(self: JobTask, is_inner: bool = False) -> None:
+    if self.request.retries:
+        return
+    if is_inner:
+        raise self.retry(exc=ValueError("not yet"))
+    self(is_inner=True)
+
+
+def test_a_retry_that_it_asks_for_then_is_the_jobs(bench: Bench) -> None:
+    result = retry_within_itself.delay()
+    bench.run_due()
+    assert (job_of(result).state, job_of(result).retries) == (Job.State.QUEUED, 1)
+    bench.run_all()
+    assert job_of(result).state == Job.State.SUCCEEDED
+
+
 # --- Eager ------------------------------------------------------------------------------------------------------------
 
 
