@@ -22,7 +22,7 @@ from django.db import transaction
 from kombu.exceptions import EncodeError
 
 from apps.jobs import chords, connections, ledger, rescue, sensitive
-from apps.jobs.backpressure import QueueFull
+from apps.jobs.backpressure import QueueFull, accepted
 from apps.jobs.failures import BadResult, Failure, Kind
 from apps.jobs.ids import job_id_of
 from apps.jobs.jsonb import dumps
@@ -97,7 +97,7 @@ class Attempt:
         elif not (request.chord or request.callbacks or request.chain):
             ledger.succeed(self.job_id, self.token, kept)
         else:
-            with transaction.atomic():
+            with transaction.atomic(), accepted():
                 ledger.succeed(self.job_id, self.token, kept)
                 self._continue(result)
 

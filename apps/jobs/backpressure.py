@@ -6,11 +6,14 @@ Guarantee. Past a queue's `max_depth` (config/queues.py) `.delay()` raises `Queu
 answers 503 with `Retry-After`. A running job that meets a full queue is snoozed.
 
 Not guaranteed. The depth is counted once a second in each process, so the limit may be overshot by a second's worth.
-Retries, rescues and replays are never refused: they are jobs that were accepted already.
+Retries, rescues and replays are never refused, nor is what comes after a job (a link, the rest of its chain, a chord's
+body): all that was accepted already.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -23,6 +26,7 @@ COUNT_EVERY = 1.0
 RETRY_AFTER = 10
 
 _counted: dict[str, tuple[float, int]] = {}
+_is_accepted: ContextVar[bool] = ContextVar("is_accepted", default=False)
 
 
 class QueueFull(Exception):
@@ -38,10 +42,22 @@ class QueueFull(Exception):
         return type(self), (self.queue, self.max_depth)
 
 
+@contextmanager
+def accepted() -> Iterator[None]:
+    """What is recorded meanwhile was asked for before, as a part of something larger. Refused now, it would have the
+    body before it run again and again, in vain.
+    """
+    outside = _is_accepted.set(True)
+    try:
+        yield
+    finally:
+        _is_accepted.reset(outside)
+
+
 def admit(queue: str, jobs: int = 1) -> None:
     """Raise `QueueFull` if the queue has no room for so many more."""
     policy = settings.JOBS_QUEUES.get(queue)
-    if policy is None:
+    if policy is None or _is_accepted.get():
         return
     if _depth(queue, policy.max_depth) + jobs > policy.max_depth:
         raise QueueFull(queue, policy.max_depth)

@@ -1,11 +1,13 @@
 """A queue that is full says so before anything is written."""
 
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from celery import chain, chord, group
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
@@ -13,7 +15,7 @@ from django.test import RequestFactory
 from apps.jobs import backpressure
 from apps.jobs.backpressure import QueueFull, QueueFullMiddleware
 from apps.jobs.models import Job
-from tasks.lab import lab_add, lab_nothing
+from tasks.lab import lab_add, lab_nothing, lab_total
 from tests.jobs.bench import Bench
 
 
@@ -65,6 +67,28 @@ def test_a_retry_is_never_refused(bench: Bench, room_for_two: None) -> None:
     bench.deliver(message)
     assert bench.job(result).state == Job.State.QUEUED
     assert bench.job(result).retries == 1
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: lab_add.apply_async((1, 1), link=lab_add.s(2).set(queue="low")),
+        lambda: chain(lab_add.s(1, 1), lab_add.s(2).set(queue="low")).apply_async(),
+        lambda: chain(lab_add.s(1, 1), group([lab_add.s(2).set(queue="low")] * 2)).apply_async(),
+        lambda: chord([lab_add.s(1, 1)], lab_total.s().set(queue="low")).apply_async(),
+    ],
+    ids=["link", "chain", "group in a chain", "chord"],
+)
+def test_what_comes_after_a_job_is_never_refused(bench: Bench, settings: Any, ask: Callable[[], Any]) -> None:
+    """The job's body would run again every ten seconds, for a day."""
+    ask()
+    full = replace(settings.JOBS_QUEUES["low"], max_depth=0)
+    settings.JOBS_QUEUES = {**settings.JOBS_QUEUES, "low": full}
+    assert bench.run_due() == 1
+    assert Job.objects.get(queue="default").state == Job.State.SUCCEEDED
+    assert set(Job.objects.filter(queue="low").values_list("state", flat=True)) == {Job.State.QUEUED}
+    with pytest.raises(QueueFull):
+        lab_nothing.apply_async(queue="low")
 
 
 def test_counting_stops_at_the_depth(bench: Bench) -> None:
