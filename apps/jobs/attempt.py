@@ -26,6 +26,7 @@ from apps.jobs.backpressure import QueueFull, accepted
 from apps.jobs.failures import BadResult, Failure, Kind
 from apps.jobs.ids import job_id_of
 from apps.jobs.jsonb import dumps
+from apps.jobs.models import Job
 from apps.jobs.progress import Cancelled
 from apps.jobs.snooze import Snooze
 
@@ -145,6 +146,10 @@ class Attempt:
             self._replace(self.request.replacement)
         elif self.request.get("again"):
             ledger.retry(self.job_id, self.token, self.request.again, None)
+        elif self.request.chord or self.request.chain:
+            with transaction.atomic(), accepted():
+                ledger.succeed(self.job_id, self.token)
+                chords.part_ignored(Job.objects.get(pk=self.job_id))
         else:
             ledger.succeed(self.job_id, self.token)
 

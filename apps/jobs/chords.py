@@ -100,6 +100,16 @@ def part_died(job: Job) -> None:
     _part_failed(job, f"Its part {job.task} ({job.id}) ended as {job.state}.")
 
 
+def part_ignored(job: Job) -> None:
+    """By itself: a part counts, without a result; a link before a part ends its chain, as in Celery, so the part never
+    comes. In the transaction in which the job succeeds.
+    """
+    if job.options.get("chord"):
+        part_succeeded(str(job.options.get("group_id")))
+    else:
+        _part_failed(job, f"Its part will never start: {job.task} ({job.id}) before it ignored itself.")
+
+
 def refused(job: Job, holder: UUID) -> None:
     """What was to come after a job that is not made, because another has its unique key, will never start either."""
     chain = job.options.get("chain")

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 from celery import chain, chord, group, shared_task, states
-from celery.exceptions import ChordError
+from celery.exceptions import ChordError, Ignore
 from celery.result import AsyncResult
 from django.db import OperationalError, connection
 from psycopg.errors import DeadlockDetected
@@ -164,6 +164,33 @@ def test_a_link_that_dies_in_a_chain_of_a_header_ends_the_chord_too(bench: Bench
     result = chord([chain(lab_fail.si(), lab_add.si(1, 1)), lab_add.s(2, 2)])(lab_total.s())
     bench.run_all()
     assert bench.letter(result).kind == DeadLetter.Kind.DEPENDENCY
+
+
+@shared_task(name="tests.ignore_itself")
+def ignore_itself() -> None:
+    raise Ignore
+
+
+def test_a_part_that_ignores_itself_counts_and_has_no_result(bench: Bench) -> None:
+    result = chord([ignore_itself.si(), chain(lab_add.s(1, 1), ignore_itself.si()), lab_add.s(2, 2)])(keep.s())
+    bench.run_all()
+    assert bench.job(result).result == [None, None, 4]
+    assert not Chord.objects.exists()
+
+
+def test_a_link_that_ignores_itself_in_a_chain_of_a_header_ends_the_chord(bench: Bench) -> None:
+    result = chord([chain(ignore_itself.si(), lab_add.si(1, 1)), lab_add.s(2, 2)])(lab_total.s().on_error(keep.s()))
+    bench.run_all()
+    assert (bench.letter(result).kind, ignore_itself.name in bench.letter(result).message) == ("dependency", True)
+    assert Job.objects.get(task="tests.keep").result == result.id
+    assert Job.objects.get(task=ignore_itself.name).state == Job.State.SUCCEEDED
+
+
+def test_a_link_that_ignores_itself_ends_its_chain_as_in_celery(bench: Bench) -> None:
+    chain(ignore_itself.si(), lab_add.si(1, 1)).apply_async()
+    bench.run_all()
+    assert Job.objects.get().state == Job.State.SUCCEEDED
+    assert not DeadLetter.objects.exists()
 
 
 def test_what_the_body_asked_for_on_an_error_runs_when_a_part_dies(bench: Bench) -> None:
