@@ -4,15 +4,15 @@ Problem. Between the end of a body and the note that it ended, a process can die
 come next (a chain, a chord) it can die again.
 
 Guarantee. A job's success, its result and its continuations are one transaction, under the claim's token. With
-`atomic=True` the body's own database work is in it too. What is neither success nor failure (a snooze, a cancel, a
-database that went away) is settled here, and Celery only acknowledges the message.
+`atomic=True` the body's own database work is in it too, also of a body that ends by Ignore or replaces itself. What is
+neither success nor failure (a snooze, a cancel, a database that went away) is settled here, and Celery only
+acknowledges the message.
 
 Not guaranteed. Without `atomic=True` a crash just before that transaction runs the body again.
 """
 
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from celery.canvas import maybe_signature
@@ -33,6 +33,8 @@ from apps.jobs.snooze import Snooze
 if TYPE_CHECKING:
     from apps.jobs.task import JobTask
 
+# What ends an attempt without being an end that the body wished for: an atomic body's work is undone.
+UNDONE = (Snooze, Cancelled, ledger.LeaseLost)
 # How long a job that its task rejected with requeue=True waits: at once would be a loop as fast as the machine.
 REQUEUE_AFTER = 5.0
 
@@ -61,6 +63,8 @@ class Attempt:
         try:
             self._begin()
             result = self._run_to_the_end(args, sensitive.unseal(kwargs))
+        except Settled:
+            raise
         except (Ignore, Reject, QueueFull, *connections.LOST) as outcome:
             if isinstance(outcome, connections.LOST) and not connections.is_lost(outcome):
                 raise  # the body's own mistake
@@ -80,14 +84,27 @@ class Attempt:
             connections.patiently(lambda: ledger.begin(self.job_id, self.token))
 
     def _run_to_the_end(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
-        with transaction.atomic() if self.task.atomic else nullcontext():
-            result = self.task.run(*args, **kwargs)
-            if self.task.atomic:
-                self._succeed(result)
+        if self.task.atomic:
+            return self._run_atomically(args, kwargs)
+        result = self.task.run(*args, **kwargs)
         is_written_by_main_process = self.request.get("ends_here") and not self.request.get("again")
-        if not (self.task.atomic or is_written_by_main_process):
+        if not is_written_by_main_process:
             connections.patiently(lambda: self._succeed(result))
         return result
+
+    def _run_atomically(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
+        with transaction.atomic():
+            try:
+                result = self.task.run(*args, **kwargs)
+            except Ignore as outcome:
+                if isinstance(outcome, UNDONE):
+                    raise
+                self._ignored()
+                ignored = outcome
+            else:
+                self._succeed(result)
+                return result
+        raise Settled(str(ignored), None) from ignored
 
     def _succeed(self, result: Any) -> None:
         """Write the end and start what comes after it, in one transaction: neither can be without the other."""
@@ -128,7 +145,10 @@ class Attempt:
             case Reject():
                 return self._rejected(outcome)
             case Ignore():
-                self._ignored()
+                try:
+                    self._ignored()
+                except (QueueFull, Cancelled) as undone:
+                    return self._settle(undone)
             case _:
                 return self._lost_database(outcome)
         return None
@@ -156,19 +176,14 @@ class Attempt:
     def _replace(self, replacement: Any) -> None:
         """By one task: the same row, rewritten. By more: the last of them has this job's id, and needs its place.
 
-        By nothing, if somebody wished to cancel the job meanwhile.
+        By nothing, if a queue is full (`QueueFull`), or somebody wished to cancel the job meanwhile (`Cancelled`).
         """
-        try:
-            with transaction.atomic():
-                replacement.delay()
-                if self.request.get("again"):
-                    ledger.retry(self.job_id, self.token, self.request.again, None)
-                else:
-                    self._make_room()
-        except QueueFull as full:
-            ledger.snooze(self.job_id, self.token, full.retry_after)
-        except Cancelled:
-            ledger.cancelled(self.job_id, self.token)
+        with transaction.atomic():
+            replacement.delay()
+            if self.request.get("again"):
+                ledger.retry(self.job_id, self.token, self.request.again, None)
+            else:
+                self._make_room()
 
     def _make_room(self) -> None:
         if not ledger.make_room(self.job_id, self.token):

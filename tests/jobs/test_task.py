@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from celery import current_app, shared_task, states
-from celery.exceptions import QueueNotFound
+from celery import current_app, group, shared_task, states
+from celery.exceptions import Ignore, QueueNotFound
 from celery.result import AsyncResult
 from django.conf import settings
 from django.contrib.auth.models import User
@@ -22,6 +22,7 @@ from kombu.utils.json import dumps
 from apps.jobs import backpressure, ledger
 from apps.jobs.ids import job_id_of
 from apps.jobs.models import DeadLetter, Job
+from apps.jobs.snooze import Snooze
 from apps.jobs.task import JobTask
 from tasks.lab import lab_add, lab_fail, lab_flaky, lab_nothing, lab_secret, lab_total
 from tests.jobs.bench import Bench
@@ -801,13 +802,63 @@ def _refuse_to_end(*args: Any) -> None:
     raise ValueError("not this time")
 
 
+@shared_task(name="tests.end_early", bind=True, atomic=True, ignore_result=False)
+def end_early(self: JobTask, how: str) -> None:
+    User.objects.create(username="dora")
+    match how:
+        case "ignore":
+            raise Ignore
+        case "replace":
+            self.replace(lab_add.s(20, 22))
+        case "replace by many":
+            self.replace(group(lab_add.s(20, 22), lab_add.s(1, 1)))
+        case "snooze":
+            raise Snooze(60)
+
+
+@pytest.mark.parametrize(
+    ("how", "then"),
+    [("ignore", [end_early.name]), ("replace", [lab_add.name]), ("replace by many", [lab_add.name] * 2)],
+)
+@pytest.mark.django_db(transaction=True)
+def test_an_atomic_task_that_ends_early_keeps_what_it_has_done(how: str, then: list[str]) -> None:
+    end_early.delay(how)
+    Bench().run_due()
+    assert User.objects.count() == 1
+    assert list(Job.objects.values_list("task", flat=True)) == then
+
+
+def _refuse_the_end(*_: Any) -> None:
+    raise OperationalError("server closed the connection unexpectedly")
+
+
+@pytest.mark.parametrize(
+    ("how", "end"), [("ignore", "succeed"), ("replace", "retry"), ("replace by many", "make_room")]
+)
+@pytest.mark.django_db(transaction=True)
+def test_and_nothing_of_it_if_that_end_fails(monkeypatch: pytest.MonkeyPatch, how: str, end: str) -> None:
+    monkeypatch.setattr(ledger, end, _refuse_the_end)
+    end_early.delay(how)
+    Bench().run_due()
+    assert not User.objects.exists()
+    assert Job.objects.get().state == Job.State.QUEUED
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_atomic_task_that_snoozes_or_cannot_be_replaced_has_done_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "make_room", lambda *_: False)  # cancelled meanwhile
+    snoozed, cancelled = end_early.delay("snooze"), end_early.delay("replace by many")
+    Bench().run_due()
+    assert not User.objects.exists()
+    assert (job_of(snoozed).state, job_of(cancelled).state) == (Job.State.QUEUED, Job.State.CANCELLED)
+    assert Job.objects.count() == 2
+
+
 # --- Snooze, and everything that is no end ----------------------------------------------------------------------------
 
 
 @shared_task(name="tests.snooze_then_fail", bind=True, autoretry_for=(Unreachable,), max_retries=1, retry_backoff=1)
 def snooze_then_fail(self: JobTask) -> None:
-    from apps.jobs.snooze import Snooze
-
     seen.append(self.request.retries)
     if len(seen) < 4:
         raise Snooze(300, "rate limited")
@@ -845,8 +896,6 @@ def start_another() -> None:
 
 @shared_task(name="tests.ignore")
 def ignore() -> None:
-    from celery.exceptions import Ignore
-
     raise Ignore
 
 
