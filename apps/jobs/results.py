@@ -4,7 +4,7 @@ Problem. A result backend is a second truth, which disagrees with the first afte
 makes `.delay()` wait for twenty seconds.
 
 Guarantee. State and result are the row's own. The row is written by the ledger, so what Celery's tracer would store
-here is dropped, but for the states that a task invents with `update_state` (outside of a transaction).
+here is dropped, but for the states that a task invents for its own job with `update_state` (outside of a transaction).
 
 Not guaranteed. A broker-only job has no row and stays PENDING. `forget` forgets nothing: the row goes when retention
 says so. The ledger has no rows for groups, so `GroupResult.save` and `restore` are refused.
@@ -47,8 +47,11 @@ class LedgerBackend(BaseBackend):
     def store_result(
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
     ) -> Any:
-        """Only what `self.update_state` reports of a running attempt; the ledger writes every end itself."""
-        token = request.get("token") if request is not None else None
+        """Only what `self.update_state` reports of a running attempt; the ledger writes every end itself.
+
+        Of another job (`task_id=`) nothing: only who holds a job's token may write to its row.
+        """
+        token = request.get("token") if request is not None and request.id == task_id else None
         if token is not None and state not in states.READY_STATES | {states.RETRY, states.STARTED}:
             ledger.report(job_id_of(task_id), token, {"state": state, "meta": result})
         return result

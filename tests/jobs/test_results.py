@@ -132,6 +132,23 @@ def test_a_state_that_a_task_invents_is_shown_while_it_runs(bench: Bench) -> Non
     assert result.state == states.SUCCESS
 
 
+@shared_task(name="tests.speak_for_another", bind=True)
+def speak_for_another(self: JobTask, job_id: str) -> None:
+    self.update_state(task_id=job_id, state="BREWING", meta={"cups": 2})
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_a_task_says_of_another_job_is_dropped_and_does_not_stop_it(bench: Bench, known: bool) -> None:
+    another = record() if known else uuid4()
+    if known:
+        claim(another)
+        Job.objects.filter(pk=another).update(token=9)
+    result = speak_for_another.delay(str(another))
+    bench.run_all()
+    assert (bench.job(result).state, bench.job(result).crashes) == (Job.State.SUCCEEDED, 0)
+    assert AsyncResult(str(another)).state == (states.STARTED if known else states.PENDING)
+
+
 @pytest.mark.django_db(transaction=True)
 def test_progress_is_shown_as_celery_users_know_it(bench: Bench) -> None:
     result = lab_nothing.delay()
