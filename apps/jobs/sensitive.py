@@ -4,7 +4,7 @@ Problem. An argument is written to a row, a message, a log line, a dead letter a
 
 Guarantee. Arguments that a task names in `sensitive=(…)` are encrypted before the row is written, and decrypted only
 for the call itself. Everything that shows arguments shows `***`; errors, events and log lines lose the values before
-they are kept (`apps.jobs.redaction`).
+they are kept (`apps.jobs.redaction`). `.map()`, `.starmap()` and `.chunks()` of such a task are refused.
 
 Not guaranteed. Whoever has SECRET_KEY can decrypt them. A key that was changed makes waiting jobs unreadable, unless
 the old one stands in SECRET_KEY_FALLBACKS. A result is kept as the task returned it. A secret of fewer than four

@@ -57,6 +57,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# What `.map()`, `.starmap()` and `.chunks()` start.
+MAPS = ("celery.map", "celery.starmap")
+
 
 class JobResult(AsyncResult):
     """Celery's result, which knows whether this call made the job, or found it there (a refused duplicate)."""
@@ -138,6 +141,23 @@ class JobTask(celery.Task):
             return []
         admit(new_jobs[0].queue, len(new_jobs))
         return [str(recorded.id) for recorded in ledger.record(new_jobs)]
+
+    def map(self, it: Iterable[Any]) -> Any:
+        self._refuse_to_be_mapped()
+        return super().map(it)
+
+    def starmap(self, it: Iterable[Any]) -> Any:
+        self._refuse_to_be_mapped()
+        return super().starmap(it)
+
+    def chunks(self, it: Iterable[Any], n: int) -> Any:
+        self._refuse_to_be_mapped()
+        return super().chunks(it, n)
+
+    def _refuse_to_be_mapped(self) -> None:
+        """The arguments would be those of a task of Celery's own, which does not know that they are secret."""
+        if self.sensitive:
+            raise ValueError(f"{self.name} has secret arguments, which .map() would write in plain text. Use a group.")
 
     def _new_jobs(self, jobs: Iterable[Mapping[str, Any]], options: Mapping[str, Any]) -> list[NewJob]:
         """They differ in their arguments only: all else is found out once."""
@@ -237,9 +257,16 @@ class JobTask(celery.Task):
         if "queue" not in asked and asked.get("routing_key") in self.app.amqp.queues:
             return str(asked["routing_key"])  # a retry names its queue by the message it came with
         router = self.app.amqp.router
+        name = self._routed_as(kwargs, options)
         if asked or not all(isinstance(route, MapRoute) for route in router.routes):
-            return str(router.route(asked, self.name, args, kwargs, self)["queue"].name)
-        return _queue_by_name(router, self.name)
+            return str(router.route(asked, name, args, kwargs, self)["queue"].name)
+        return _queue_by_name(router, name)
+
+    def _routed_as(self, kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+        """A map goes where the task would that it maps. Of a chunk Celery does not name it."""
+        mapped = kwargs.get("task") if self.name in MAPS else None
+        named = mapped.get("task") if isinstance(mapped, dict) else None
+        return str(options.get("route_name") or named or self.name)
 
     def _lineage(self, options: Mapping[str, Any]) -> tuple[UUID | None, UUID | None]:
         """Parent and root: as canvas says, else the job that is running here."""

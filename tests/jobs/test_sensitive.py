@@ -74,6 +74,20 @@ def test_a_secret_of_what_comes_next_is_in_no_row(bench: Bench, ask: Any) -> Non
     assert got == [(SECRET, None)]
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: lab_secret.map([SECRET]),
+        lambda: lab_secret.starmap([(SECRET, False)]),
+        lambda: lab_secret.chunks([(SECRET, False)], 1),
+    ],
+    ids=["map", "starmap", "chunks"],
+)
+def test_a_task_with_secrets_is_not_mapped(ask: Any) -> None:
+    with pytest.raises(ValueError, match="secret arguments"):
+        ask()
+
+
 def test_a_secret_is_in_no_message(bench: Bench) -> None:
     lab_secret.delay(SECRET)
     [message] = bench.send()

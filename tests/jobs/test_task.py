@@ -42,6 +42,11 @@ def take_anything(value: Any) -> None:
     seen.append(value)
 
 
+@shared_task(name="tasks.batch_add")  # a name that has a route
+def batch_add(value: int) -> None:
+    seen.append(value)
+
+
 @pytest.fixture(autouse=True)
 def nothing_seen() -> None:
     seen.clear()
@@ -178,6 +183,16 @@ def test_an_expired_job_is_a_dead_letter_and_never_runs(bench: Bench) -> None:
 def test_a_queue_is_taken_from_the_call_before_the_routes(bench: Bench) -> None:
     assert job_of(lab_nothing.delay()).queue == "default"
     assert job_of(lab_nothing.apply_async(queue="low")).queue == "low"
+
+
+@pytest.mark.parametrize("queue", [None, "high"])
+def test_a_map_goes_to_the_queue_of_its_task(bench: Bench, queue: str | None) -> None:
+    options = {"queue": queue} if queue else {}
+    jobs = [batch_add.map([1, 2]).apply_async(**options), batch_add.starmap([(1,), (2,)]).apply_async(**options)]
+    [chunk] = batch_add.chunks([(1,), (2,)], 2).apply_async(**options)
+    assert [job_of(result).queue for result in (*jobs, chunk)] == [queue or "low"] * 3
+    bench.run_all()
+    assert seen == [1, 2] * 3
 
 
 def test_a_queue_that_does_not_exist_is_refused_at_once(bench: Bench) -> None:
