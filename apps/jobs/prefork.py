@@ -11,8 +11,8 @@ the first.
 
 Guarantee. What a child was given stays a job of this pool; what none was given is forgotten, and the worker hands it
 back. A child that died meanwhile is passed over. The pool replaces it at its next look, five seconds later at most. A
-stop waits for no child once nobody reads. A child that has ended a job is given the next one before anything else is
-done about the last.
+stop waits for no child once nobody reads. No job that has ended is out of time. A child that has ended a job is given
+the next one before anything else is done about the last.
 """
 
 from select import PIPE_BUF
@@ -121,6 +121,30 @@ class Pool(AsynPool):
         for _ in joined:
             if self._putlock is not None and self._putlock.value + len(self._cache) < self._processes:
                 self._putlock.release()
+
+    def _on_soft_timeout(self, job: int, soft: float, hard: float | None, hub: Any) -> None:
+        if self._still_runs(job):
+            super()._on_soft_timeout(job, soft, hard, hub)
+
+    def _on_hard_timeout(self, job: int) -> None:
+        if self._still_runs(job):
+            super()._on_hard_timeout(job)
+
+    def _still_runs(self, job: int) -> bool:
+        """Asks the child. The loop fires its timers before it reads, and while the broker is away it reads nothing."""
+        if job in self._cache:
+            child, _ = self._process_by_pid(self._cache[job]._worker_pid)
+            if child is not None:
+                self._hear(child)
+        return job in self._cache
+
+    def _hear(self, child: Any) -> None:
+        """Its next report, whole. The loop may have read a part of it before."""
+        handler, pipe = self._result_handler, child.outqR_fd
+        handler._finish_partial_read(pipe, child)
+        if child.outq._reader.poll(0):
+            handler.handle_event(pipe)
+            handler._finish_partial_read(pipe, child)
 
     def did_start_ok(self) -> bool:
         """Celery asks once, at the start: a pool has failed to start if none of its children lives."""

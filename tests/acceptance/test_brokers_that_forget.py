@@ -64,6 +64,21 @@ def test_a_job_that_runs_through_a_restart_of_the_broker_runs_once(site: Site, b
     assert site.is_running("worker")
 
 
+def test_a_job_that_ended_while_the_broker_was_away_is_not_out_of_time(site: Site, book: Path) -> None:
+    """Nobody listens to the children meanwhile, and the time limits strike all the same."""
+    done = note.apply_async(kwargs={"book": str(book), "seconds": 1}, time_limit=5)
+    late = note.apply_async(kwargs={"book": str(book), "seconds": 60}, time_limit=6)
+    eventually(lambda: starts(book).keys() == {done.id, late.id})
+    site.valkey.stop()
+    eventually(lambda: has_ended(late, Job.State.DEAD), describe=lambda: site.last_words("worker"))
+    assert f"end {done.id}" in book.read_text()
+    site.valkey.start()
+    marker = lab_nothing.delay()
+    eventually(lambda: all_have_run([done.id, marker.id]), timeout=30, describe=lambda: site.last_words("worker"))
+    assert starts(book)[done.id] == 1
+    assert site.is_running("worker")
+
+
 def test_a_worker_whose_connection_is_cut_again_and_again_runs_each_of_its_jobs_once(site: Site, book: Path) -> None:
     """Whatever it has just claimed, given to a child or heard from one. The long job outlasts its lease."""
     long = note.delay(book=str(book), seconds=6)

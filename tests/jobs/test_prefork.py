@@ -1,7 +1,7 @@
 import os
 from collections import Counter, deque
 from collections.abc import Iterator
-from pickle import loads
+from pickle import dumps, loads
 from select import PIPE_BUF
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +10,8 @@ from unittest.mock import Mock
 import pytest
 from billiard import pool as billiard_pool
 from billiard.compat import send_offset
-from billiard.pool import RUN, ApplyResult
+from billiard.pool import READY, RUN, ApplyResult
+from billiard.queues import _SimpleQueue
 from celery.concurrency.asynpool import SCHED_STRATEGY_FAIR
 from kombu.asynchronous import Hub as RealHub
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
@@ -198,6 +199,68 @@ def test_a_child_that_is_out_of_time_is_ended_once_before_anybody_waits_for_a_ro
     TimeoutHandler([late], {}, None, 1.0).on_hard_timeout(job)
     assert said == ["killed", "buried"]
     assert job.ready()
+
+
+class Child:
+    """One that runs a job, as far as it reports of it."""
+
+    pid, inqW_fd = 7, 1  # noqa: N815 - Celery's name
+
+    def __init__(self) -> None:
+        self.outq = _SimpleQueue(rnonblock=True)
+        self.outqR_fd = self.outq._reader.fileno()
+
+    def _is_alive(self) -> bool:
+        return True
+
+    def write(self, report: bytes) -> None:
+        os.write(self.outq._writer.fileno(), report)
+
+
+@pytest.fixture
+def running(pool: Pool) -> Iterator[Any]:
+    """A job with time limits, in a pool that a loop looks after."""
+    child, hub, others = Child(), RealHub(), [Mock() for _ in range(4)]
+    handler = ResultHandler(
+        None, None, pool._cache, *others, None, Mock(), fileno_to_outq={child.outqR_fd: child}, on_process_alive=Mock()
+    )
+    handler.register_with_event_loop(hub)
+    pool._pool, pool._result_handler = [child], handler
+    pool.on_soft_timeout, pool.on_hard_timeout, pool._discard_tref, pool._tref_for_id = Mock(), Mock(), Mock(), {}
+    job = job_in(pool, child)
+    job._ack(None, 0.0, child.pid, None)
+    yield job
+    hub.close()
+    child.outq.close()
+
+
+def success_of(job: Any) -> bytes:
+    body = dumps((READY, (job._job, None, (True, "x" * 20_000), Child.inqW_fd)))
+    return len(body).to_bytes(4, "big") + body
+
+
+def strike(pool: Pool, job: Any) -> None:
+    pool._on_soft_timeout(job._job, 1.0, 2.0, Mock())
+    pool._on_hard_timeout(job._job)
+
+
+@pytest.mark.parametrize("read_before", [0, 4, 5_000])
+def test_a_job_whose_end_has_not_been_read_yet_is_not_out_of_time(pool: Pool, running: Any, read_before: int) -> None:
+    [child], report = pool._pool, success_of(running)
+    if read_before:
+        child.write(report[:read_before])
+        pool._result_handler.handle_event(child.outqR_fd)
+    child.write(report[read_before:])
+    strike(pool, running)
+    pool.on_soft_timeout.assert_not_called()
+    pool.on_hard_timeout.assert_not_called()
+    assert (running.successful(), pool._cache) == (True, {})
+
+
+def test_a_job_whose_child_has_reported_no_end_is_out_of_time(pool: Pool, running: Any) -> None:
+    strike(pool, running)
+    pool.on_soft_timeout.assert_called_once_with(running)
+    pool.on_hard_timeout.assert_called_once_with(running)
 
 
 class Pipes:
