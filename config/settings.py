@@ -228,6 +228,9 @@ CELERY_TASK_REJECT_ON_WORKER_LOST = False
 # The relay is the retry. A web request must not wait for a broker.
 CELERY_TASK_PUBLISH_RETRY = False
 CELERY_WORKER_PREFETCH_MULTIPLIER = BROKER.prefetch_multiplier
+# After a lost connection Celery would fetch only for the processes that there are, and a pool that grows by what is
+# fetched would grow no more. What is fetched for processes that are still busy is handed back after a second.
+CELERY_WORKER_ENABLE_PREFETCH_COUNT_REDUCTION = False
 # Every job has an end: in prefork; with gevent the hard limit alone works, with `solo` and `threads` none. A task that
 # may take longer says so itself.
 CELERY_TASK_SOFT_TIME_LIMIT = 240

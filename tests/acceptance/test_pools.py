@@ -17,6 +17,7 @@ from apps.local.children import is_alive
 from tasks.lab import lab_add, lab_fail, lab_nothing, lab_sleep, lab_unique
 from tests.acceptance.misbehaviour import DURABLE, note
 from tests.acceptance.site import Site, eventually
+from tests.acceptance.test_brokers_that_forget import cut_connections
 from tests.acceptance.test_workers_that_die import has_ended, job_of, starts
 
 LEASE = 1.5
@@ -159,3 +160,14 @@ def test_a_job_that_a_child_has_not_begun_when_its_worker_is_stopped_gets_no_lon
     eventually(lambda: not site.is_running("worker"), describe=lambda: site.last_words("worker"))
     assert (job_of(long).state in (Job.State.QUEUED, Job.State.SENT), job_of(long).attempts) == (True, 0)
     ledger.cancel(job_of(long).pk)
+
+
+def test_a_pool_grows_after_its_worker_was_cut_off_as_before(stand_in: Site, book: Path) -> None:
+    """By what it has fetched, for which it may not count only the processes that it has."""
+    site = stand_in
+    site.start_worker("worker", "--autoscale=3,1")
+    cut_connections(site)
+    eventually(lambda: site.log("worker").read_text().count("Connected to") == 2)
+    jobs = [note.delay(book=str(book), seconds=5) for _ in range(3)]
+    eventually(lambda: all(map(has_ended, jobs)), describe=lambda: site.last_words("worker"))
+    assert [line.split()[0] for line in book.read_text().splitlines()] == ["start"] * 3 + ["end"] * 3
