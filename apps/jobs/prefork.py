@@ -122,6 +122,14 @@ class Pool(AsynPool):
             if self._putlock is not None and self._putlock.value + len(self._cache) < self._processes:
                 self._putlock.release()
 
+    def grow(self, n: int = 1) -> None:
+        """Celery grants two slots for each new process. The job that got the second would wait as in `_maintain_pool`,
+        and as it counts as started, nobody would hand it back.
+        """
+        super().grow(n)
+        if self._putlock is not None:
+            self._putlock.value = max(0, min(self._putlock.value, self._processes - len(self._cache)))
+
     def _on_soft_timeout(self, job: int, soft: float, hard: float | None, hub: Any) -> None:
         if self._still_runs(job):
             super()._on_soft_timeout(job, soft, hard, hub)

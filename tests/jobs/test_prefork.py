@@ -183,6 +183,29 @@ def test_a_child_that_was_lost_frees_the_slot_of_its_job(pool: Pool) -> None:
     waiting.assert_called_once_with()
 
 
+def grow(pool: Pool) -> None:
+    pool.on_grow = Mock()
+    pool.grow(1)
+
+
+def test_a_pool_that_grows_has_one_slot_more_for_each_process(pool: Pool) -> None:
+    """Celery grants two, and the job that gets the second one would wait behind those that run."""
+    run_in(pool), run_in(pool)
+    grow(pool)
+    assert pool._putlock.value == 1
+
+
+def test_when_a_pool_grows_the_first_that_waits_for_a_slot_has_it(pool: Pool) -> None:
+    run_in(pool), run_in(pool)
+    later = Mock()
+    pool._putlock.acquire(job_in, pool, child())
+    pool._putlock.acquire(later)
+    grow(pool)
+    assert len(pool._cache) == 3
+    assert pool._putlock.value == 0
+    later.assert_not_called()
+
+
 def test_a_child_that_is_out_of_time_is_ended_once_before_anybody_waits_for_a_row_that_it_holds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
