@@ -42,6 +42,7 @@ class Claims:
     def __init__(self, consumer: Any, start: Callable[["JobRequest"], Any]) -> None:
         self.start = start
         self.ahead = Ahead(consumer)
+        self.slots = consumer.controller.semaphore
         self.ends_here = lease.pool_is(consumer.controller, "prefork") or lease.pool_is(consumer.controller, "solo")
         # Apart, because what has no row does not wait for the database.
         self.batch, self.without_row = Batch(self._claim), Batch(self._start)
@@ -104,9 +105,19 @@ class Claims:
         if not late:
             return
         self.ahead.forget()
+        self._leave_the_line(late)
         hand_back(request for request in late if request.has_row)
         for request in late:
             request.acknowledge() if request.has_row else request.give_back()
+
+    def _leave_the_line(self, late: "list[JobRequest]") -> None:
+        """For a process. Celery would pass over each when its turn came, by a call within the call for the one before:
+        Python refuses some hundred of these, and the worker would exit.
+        """
+        line, leaving = self.slots._waiting, set(late)
+        others = [waiter for waiter in line if leaving.isdisjoint(waiter[1])]
+        line.clear()
+        line.extend(others)
 
 
 def waiting() -> list["JobRequest"]:

@@ -6,6 +6,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NoReturn
 from unittest.mock import ANY, Mock
@@ -19,6 +20,7 @@ from celery.app.trace import trace_task
 from celery.worker import state
 from django.db import OperationalError, ProgrammingError
 from django.utils import timezone
+from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from kombu.common import QoS
 from kombu.utils.json import dumps
 
@@ -61,6 +63,8 @@ class Main:
         self.started: list[Any] = []
         controller = Mock()
         controller.pool_cls.__module__ = f"celery.concurrency.{pool}"
+        self.slots: Any = LaxBoundedSemaphore(1)
+        controller.semaphore = self.slots
         self.qos = QoS(Mock(), 2)
         consumer = SimpleNamespace(
             controller=controller, timer=self.timer, qos=self.qos, pool=SimpleNamespace(num_processes=2)
@@ -246,6 +250,21 @@ def test_a_broker_only_job_does_not_wait_for_the_database(
     _, request = main.fetch([*bench.send(), broker_only_message()])
     main.timer.pass_time()
     assert main.started == [request]
+
+
+def test_what_is_handed_back_is_not_passed_over_by_one_call_within_the_other(main: Main, bench: Bench) -> None:
+    """When a slot is free Celery asks all of them, and Python has enough of it after some hundred: the worker exits."""
+    main.slots.acquire(Mock())
+    main.slots.acquire(another := Mock())
+    main.claims.start = partial(main.slots.acquire, main.started.append)
+    lab_nothing.delay()
+    requests = main.fetch([*bench.send(), *(broker_only_message() for _ in range(3))])
+    main.timer.pass_time()
+    assert len(main.slots._waiting) == 1 + len(requests)
+    main.timer.pass_time(claims.WAIT_AT_MOST)
+    assert list(main.slots._waiting) == [(another, (), {})]
+    main.slots.release()
+    another.assert_called_once_with()
 
 
 def broker_only_message() -> Message:
