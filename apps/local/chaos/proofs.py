@@ -9,7 +9,7 @@ from apps.local.places import VAR
 
 @dataclass(frozen=True)
 class Proof:
-    """`seconds` of these faults with so many jobs; `drain` is short where jobs are bound to stay."""
+    """`seconds` of these faults with so many jobs; `drain` (without progress) is short where jobs are bound to stay."""
 
     faults: tuple[str, ...]
     check: str

@@ -41,10 +41,10 @@ def _attack_and_audit(world: World, plan: Plan, drain: float, say: Callable[[str
     producers.start()
     attack = Attack(world, plan, producers)
     attack.carry_out()
-    started_early, silent = Rest(world, drain).come_to_rest()
+    restless, silent = Rest(world, drain).come_to_rest()
     evidence = gather(world, [landed.window for landed in attack.landed], silent)
     untried = [Violation("the harness itself works", fault, "it met nothing") for fault in attack.untried()]
-    violations = [*_errors_of(producers), *untried, *started_early, *audit(evidence)]
+    violations = [*_errors_of(producers), *untried, *restless, *audit(evidence)]
     (world.folder / "violations.json").write_text(json.dumps([asdict(each) for each in violations], indent=1))
     text = "\n".join(report(plan, attack.landed, evidence, violations))
     (world.folder / "report.md").write_text(text)

@@ -15,6 +15,7 @@ from apps.local.ports import any_port
 
 SETTINGS = "apps.local.chaos.settings"
 JOBS = 1_000
+# Without any job or message coming to its end: half as long again as the ledger waits for a message that was sent.
 DRAIN_SECONDS = 90.0
 
 
