@@ -111,9 +111,13 @@ class World:
     def messages(self) -> list[str]:
         """Those in every list of every queue (a priority has a list of its own), and those not acknowledged."""
         with self.broker() as client:
-            keys = [key for queue in QUEUES for key in client.keys(f"{queue}*") if client.type(key) == b"list"]
-            waiting = [f"{key.decode()}: {item.decode()}" for key in keys for item in client.lrange(key, 0, -1)]
+            waiting = [
+                f"{key.decode()}: {item.decode()}" for key in self.lists(client) for item in client.lrange(key, 0, -1)
+            ]
             return waiting + [f"unacked: {item.decode()}" for item in client.hvals("unacked")]
+
+    def lists(self, client: "redis.Redis") -> list[bytes]:
+        return [key for queue in QUEUES for key in client.keys(f"{queue}*") if client.type(key) == b"list"]
 
     def hurry(self) -> None:
         """What an operator does with "retry now", so that the end of a run does not wait for backoffs."""
