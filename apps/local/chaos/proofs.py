@@ -34,7 +34,9 @@ PROOFS = {
 
 
 def is_proved(safeguard: str, code: int) -> bool:
-    """The run failed, and for the right reason."""
-    folder = VAR / "chaos" / f"{SEED}-without-{safeguard}"
-    violations = json.loads((folder / "violations.json").read_text())
+    """The run failed, and for the right reason. One that came to no verdict proves nothing."""
+    try:
+        violations = json.loads((VAR / "chaos" / f"{SEED}-without-{safeguard}" / "violations.json").read_text())
+    except FileNotFoundError:
+        return False
     return code == 1 and any(violation["check"] == PROOFS[safeguard].check for violation in violations)

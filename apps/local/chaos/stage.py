@@ -1,5 +1,6 @@
 """Set the stage: servers, tables, seed, processes, and a schedule for the beats to keep."""
 
+import shutil
 import subprocess
 import sys
 from datetime import timedelta
@@ -10,6 +11,7 @@ import requests
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from apps.jobs.models import SchedulePolicy
+from apps.local.account import elsewhere
 from apps.local.chaos.world import BEATS, QUEUES_OF, RELAYS, TICK_SECONDS, WORKERS, World
 from apps.local.places import ROOT
 from apps.local.waiting import wait_for
@@ -112,6 +114,8 @@ def serves_pages(world: World) -> bool:
 
 def fresh_folder(folder: Path) -> Path:
     """`var/chaos/<seed>`: an earlier run of the same seed is moved aside, once."""
+    # PostgreSQL's data may lie elsewhere, where it would be found again, and has another password.
+    shutil.rmtree(elsewhere(folder / "postgres"), ignore_errors=True)
     if folder.exists():
         old = folder.with_name(f"{folder.name}.old")
         subprocess.run(["rm", "-rf", str(old)], check=True)

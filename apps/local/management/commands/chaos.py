@@ -5,11 +5,15 @@ import secrets
 import subprocess
 import sys
 from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
 from apps.local import environment
+from apps.local.exclusive import AlreadyRunning, exclusively
 from apps.local.places import ROOT, VAR
 from apps.local.ports import any_port
 
@@ -59,7 +63,6 @@ class Command(BaseCommand):
         from apps.local.chaos.faults import FAULTS
         from apps.local.chaos.plan import make_plan
         from apps.local.chaos.run import run
-        from apps.local.chaos.stage import fresh_folder
 
         if without and without not in sabotage.SAFEGUARDS:
             raise CommandError(f"There is no safeguard {without!r}, only {', '.join(sabotage.SAFEGUARDS)}.")
@@ -68,16 +71,16 @@ class Command(BaseCommand):
         only = only or (list(proof.faults) if proof else None)
         kinds = {name: fault.kind for name, fault in FAULTS.items() if not only or any(text in name for text in only)}
         plan = make_plan(seed, jobs, kinds, seconds or (proof.seconds if proof else None))
-        folder = fresh_folder(VAR / "chaos" / f"{seed}{f'-without-{without}' if without else ''}")
         sabotaged = {**os.environ, sabotage.VARIABLE: without} if without else dict(os.environ)
-        return run(plan, folder, sabotaged, proof.drain if proof else DRAIN_SECONDS, self.say)
+        with own_folder(f"{seed}{f'-without-{without}' if without else ''}") as folder:
+            return run(plan, folder, sabotaged, proof.drain if proof else DRAIN_SECONDS, self.say)
 
     def kill(self, kills: int, seed: int | None, **_: Any) -> bool:
         from apps.local.chaos import kills as killing
-        from apps.local.chaos.stage import fresh_folder
 
         seed = seed if seed is not None else secrets.randbelow(100_000)
-        return killing.run(kills, seed, fresh_folder(VAR / "chaos" / f"kills-{seed}"), os.environ, self.say)
+        with own_folder(f"kills-{seed}") as folder:
+            return killing.run(kills, seed, folder, os.environ, self.say)
 
     def prove(self) -> None:
         from apps.local.chaos.proofs import PROOFS, SEED, is_proved
@@ -103,6 +106,18 @@ class Command(BaseCommand):
     def say(self, text: str) -> None:
         self.stdout.write(text)
         self.stdout.flush()
+
+
+@contextmanager
+def own_folder(name: str) -> Iterator[Path]:
+    """The folder of one run, which no other run of the same seed moves aside meanwhile."""
+    from apps.local.chaos.stage import fresh_folder
+
+    try:
+        with exclusively(VAR / "chaos" / f"{name}.lock"):
+            yield fresh_folder(VAR / "chaos" / name)
+    except AlreadyRunning as other:
+        raise CommandError(f"The run {name} is under way already: choose another seed.", returncode=2) from other
 
 
 def own_environment() -> dict[str, str]:
