@@ -1,13 +1,19 @@
 """What a strike does to stay sound when another one has been there before."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
+import psycopg
 import pytest
 import redis
 
-from apps.local.chaos.faults import broker
-from apps.local.chaos.world import World
+from apps.local.chaos.faults import FAULTS, broker
+from apps.local.chaos.witness import Witness
+from apps.local.chaos.world import NO_FSYNC, World
+from apps.local.postgres import PostgresServer
 
 
 @dataclass
@@ -22,7 +28,7 @@ class Broker:
             raise redis.ConnectionError
         return self.client
 
-    def lists(self, client: "redis.Redis") -> list[bytes]:
+    def lists(self, client: "redis.Redis") -> list[Any]:
         return World.lists(cast(World, self), client)
 
     def messages(self) -> list[str]:
@@ -45,3 +51,23 @@ def test_malformed_messages_are_guarded_while_the_broker_does_not_answer(valkey:
     valkey.delete("default")
     with pytest.raises(StopIteration):
         next(guard)
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[PostgresServer]:
+    server = PostgresServer(tmp_path / "postgres", password="secret", settings=NO_FSYNC)
+    server.start()
+    yield server
+    server.remove()
+
+
+def test_a_database_that_refused_the_strikes_questions_answers_commits_again(postgres: PostgresServer) -> None:
+    environment = {"DATABASE_URL": postgres.url()}
+    world = SimpleNamespace(postgres=postgres, environment=environment, witness=Witness(postgres.url()))
+    strike = FAULTS["database crashed between a commit and its answer"].strike(cast(World, world), 0)
+    next(strike)
+    environment["DATABASE_URL"] = world.witness.url = postgres.url("no_such_database")
+    with pytest.raises(psycopg.OperationalError):
+        next(strike)
+    with psycopg.connect(postgres.url()) as connection:
+        assert connection.execute("SHOW synchronous_standby_names").fetchall() == [("",)]

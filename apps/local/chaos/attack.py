@@ -18,6 +18,12 @@ LOOP = 0.05
 # A strike that met nothing shows nothing: another one had taken away what it needed. It is made so often in all.
 TRIES = 3
 PROGRESS_EVERY = 10.0
+# A slow machine stretches a plan to twice its length and more; past this it waits for something that will not come.
+LONGEST, AND_AT_LEAST = 4.0, 300.0
+
+
+class NeverOver(Exception):
+    """The attack did not come to its end; the message says what it still waited for."""
 
 
 @dataclass
@@ -50,16 +56,27 @@ class Attack:
         self.waiting = list(self.plan.strikes)
 
     def carry_out(self) -> None:
-        """Until every strike has landed and the producers have all their jobs."""
+        """Until every strike has landed and the producers have all their jobs. Raises NeverOver."""
         self.began = time.monotonic()
         tell = Regularly(PROGRESS_EVERY, self._tell)
-        while self.waiting or self.under_way or self.producers.are_busy:
-            self.world.fleet.tend()
-            self._start_due()
-            for strike in list(self.under_way):
-                self._go_on(strike)
-            tell()
-            time.sleep(LOOP)
+        try:
+            while self.waiting or self.under_way or self.producers.are_busy:
+                self._give_up_in_the_end()
+                self.world.fleet.tend()
+                self._start_due()
+                for strike in list(self.under_way):
+                    self._go_on(strike)
+                tell()
+                time.sleep(LOOP)
+        finally:
+            # What a strike still has to undo, it undoes while its server is there.
+            for strike in self.under_way:
+                strike.course.close()
+
+    def _give_up_in_the_end(self) -> None:
+        longest = self.plan.seconds * LONGEST + AND_AT_LEAST
+        if time.monotonic() - self.began > longest:
+            raise NeverOver(f"The attack was not over after {longest:.0f} s; under way: {self._names_under_way()}.")
 
     def _start_due(self) -> None:
         """A strike waits while another one still has its resource: a slow machine stretches the plan."""
@@ -100,9 +117,12 @@ class Attack:
         live: object = "?"
         with suppress(psycopg.Error):
             live = self.world.live()
-        strikes = ", ".join(each.strike.fault for each in self.under_way) or "nothing"
         accepted = self.world.journal.count
+        strikes = self._names_under_way()
         self.world.say(f"{accepted} of {self.plan.jobs} jobs accepted, {live} live; under way: {strikes}")
+
+    def _names_under_way(self) -> str:
+        return ", ".join(each.strike.fault for each in self.under_way) or "nothing"
 
 
 @dataclass

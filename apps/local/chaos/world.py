@@ -116,7 +116,7 @@ class World:
             ]
             return waiting + [f"unacked: {item.decode()}" for item in client.hvals("unacked")]
 
-    def lists(self, client: "redis.Redis") -> list[bytes]:
+    def lists(self, client: "redis.Redis") -> list[Any]:
         return [key for queue in QUEUES for key in client.keys(f"{queue}*") if client.type(key) == b"list"]
 
     def hurry(self) -> None:

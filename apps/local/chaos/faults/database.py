@@ -1,7 +1,5 @@
 """What happens to PostgreSQL."""
 
-from typing import LiteralString
-
 import psycopg
 
 from apps.local.chaos.faults.strike import Course, Hit, fault, pick, until_busy
@@ -30,22 +28,28 @@ def crash_database(world: World, choice: float) -> Course:
 @fault("database crashed between a commit and its answer", resource="database", seconds=8)
 def crash_before_answer(world: World, _choice: float) -> Course:
     """A commit that waits for a standby, and there is none, is written already. Whoever asked for it never hears so."""
-    settle(world, "ALTER SYSTEM SET synchronous_standby_names = '*'")
+    wait_for_a_standby(world)
     try:
         yield HANGING_SECONDS
         waiting = commits_that_wait(world)
     finally:
-        settle(world, "ALTER SYSTEM RESET synchronous_standby_names", reload=False)
-        world.postgres.restart("immediate")
+        crash_and_wait_for_nobody(world)
     yield 3.0
     return Hit(waiting, "commits without an answer")
 
 
-def settle(world: World, statement: LiteralString, *, reload: bool = True) -> None:
+def wait_for_a_standby(world: World) -> None:
     with psycopg.connect(world.environment["DATABASE_URL"], autocommit=True, connect_timeout=5) as session:
-        session.execute(statement)
-        if reload:
-            session.execute("SELECT pg_reload_conf()")
+        session.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        session.execute("SELECT pg_reload_conf()")
+
+
+def crash_and_wait_for_nobody(world: World) -> None:
+    """Not by a statement, which the server may refuse: with this setting left it would never answer a commit again."""
+    world.postgres.stop("immediate")
+    # Where ALTER SYSTEM writes, and nobody else.
+    (world.postgres.data / "postgresql.auto.conf").write_text("")
+    world.postgres.start()
 
 
 def commits_that_wait(world: World) -> int:
