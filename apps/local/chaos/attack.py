@@ -66,6 +66,8 @@ class Attack:
                 self._start_due()
                 for strike in list(self.under_way):
                     self._go_on(strike)
+                if not self.waiting and not self.under_way:
+                    self.producers.plan_is_over.set()
                 tell()
                 time.sleep(LOOP)
         finally:

@@ -24,6 +24,8 @@ REQUEST_TIMEOUT = 10.0
 SHOPPERS = 2
 # How much of the jobs comes through the web process.
 SHARE_OF_SHOPPERS = 0.12
+# Orders a second of each, at least: a strike on requests looks out for one for three seconds.
+LEAST_PACE = 0.5
 
 
 def record(journal: Journal, wish: Callable[[], list[Promise]], *, change_mind: bool = False) -> list[Promise]:
@@ -131,7 +133,11 @@ class Shopper:
 
 
 class Producers:
-    """All of them, until `jobs` were accepted. They keep to a pace, so that the plan's faults find them at work."""
+    """All of them, until `jobs` were accepted. They keep to a pace, so that the plan's faults find them at work.
+
+    Shoppers go on until the plan is over as well. Other strikes ask for the jobs that they need, but those on requests
+    need theirs, of which a small run would have none left.
+    """
 
     def __init__(self, journal: Journal, seed: int, jobs: int, seconds: float, url: str) -> None:
         self.journal = journal
@@ -141,6 +147,7 @@ class Producers:
         self.shoppers = [Shopper(journal, Random(seed + number), url) for number in range(1, SHOPPERS + 1)]
         self.threads: list[threading.Thread] = []
         self.errors: list[BaseException] = []
+        self.plan_is_over = threading.Event()
 
     def start(self) -> None:
         for shopper in self.shoppers:
@@ -167,22 +174,27 @@ class Producers:
             connection.close()
 
     def _clerk(self) -> None:
-        while self._goes_on():
+        while self._wants_jobs():
             self.clerk.work()
-            self._keep_pace(len(self.journal.accepted), self.pace * (1 - SHARE_OF_SHOPPERS))
+            pace = self.pace * (1 - SHARE_OF_SHOPPERS)
+            self._keep_pace(len(self.journal.accepted), pace, self._wants_jobs)
 
     def _shopper(self, shopper: Shopper) -> None:
         placed = 0
-        while self._goes_on():
+        pace = max(self.pace * SHARE_OF_SHOPPERS / SHOPPERS, LEAST_PACE)
+        while self._wants_orders():
             shopper.work()
             placed += 1
-            self._keep_pace(placed, self.pace * SHARE_OF_SHOPPERS / SHOPPERS)
+            self._keep_pace(placed, pace, self._wants_orders)
 
-    def _goes_on(self) -> bool:
+    def _wants_jobs(self) -> bool:
         return self.journal.count < self.jobs and not self.errors
 
-    def _keep_pace(self, done: int, pace: float) -> None:
+    def _wants_orders(self) -> bool:
+        return self._wants_jobs() or not (self.plan_is_over.is_set() or self.errors)
+
+    def _keep_pace(self, done: int, pace: float, goes_on: Callable[[], bool]) -> None:
         ahead = done / pace - (time.monotonic() - self.began)
         end = time.monotonic() + ahead
-        while time.monotonic() < end and self._goes_on():
+        while time.monotonic() < end and goes_on():
             time.sleep(0.05)
