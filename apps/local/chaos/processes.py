@@ -1,6 +1,7 @@
 """The processes of a run: started, watched, started again when they die, and killed when the plan says so.
 
-A process that the plan did not strike must not die: when one does, it is noted with its code, for the audit.
+A process that the plan did not strike must not die: when one does, it is noted with its code, for the audit. So is one
+that was asked to stop, and crashed over it.
 """
 
 import shutil
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from celery.platforms import EX_FAILURE
+from django.conf import settings
 
 from apps.local.children import family_of, spawn
 from apps.local.places import ROOT
@@ -42,11 +45,18 @@ class Member:
     process: subprocess.Popen[bytes] | None = None
     due: float = 0.0
     struck: bool = False
+    # When it was asked to stop.
+    terminated: float | None = None
     starts: int = 0
 
     @property
     def is_up(self) -> bool:
         return self.process is not None and self.process.poll() is None
+
+
+def is_good_stop(code: int, seconds: float) -> bool:
+    """Celery ends with 1 when its grace was over, and what still ran was handed back."""
+    return code == 0 or (code == EX_FAILURE and seconds >= settings.JOBS_SHUTDOWN_GRACE.total_seconds())
 
 
 @dataclass
@@ -81,15 +91,22 @@ class Fleet:
 
     def kill(self, name: str) -> None:
         """`kill -9` of the process and all below it. The children are taken note of first, or they would get away."""
-        self.members[name].struck = True
+        self.strike(name)
         for process in self.family(name):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
 
     def terminate(self, name: str) -> None:
         """SIGTERM to the main process, as a deploy does."""
-        self.members[name].struck = True
+        self.members[name].terminated = time.monotonic()
         self.send(name, signal.SIGTERM)
+
+    def strike(self, name: str) -> None:
+        """It may end as it likes."""
+        self.members[name].struck = True
+
+    def note(self, name: str, how: str) -> None:
+        self.exits.append(Exit(name, how, time.time()))
 
     def send(self, name: str, number: int) -> None:
         process = self.members[name].process
@@ -107,10 +124,6 @@ class Fleet:
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 process.resume()
-
-    def restarted(self, name: str, starts: int) -> bool:
-        member = self.members[name]
-        return member.is_up and member.starts > starts
 
     def remove(self, *names: str) -> None:
         """Stop these in good order, for ever; what outlasts its grace is killed."""
@@ -133,14 +146,16 @@ class Fleet:
     def _launch(self, member: Member) -> None:
         member.process = spawn(member.command, log=self.log(member.name), cwd=ROOT, env=self.environment)
         member.struck = False
+        member.terminated = None
         member.starts += 1
 
     def _note_exit(self, member: Member) -> None:
         code = member.process.returncode if member.process else 0
-        if not member.struck:
-            self.exits.append(Exit(member.name, ending_of(code), time.time()))
+        stopped = member.terminated is not None and is_good_stop(code, time.monotonic() - member.terminated)
+        if not member.struck and not stopped:
+            self.note(member.name, ending_of(code) + (" when it was asked to stop" if member.terminated else ""))
         member.process = None
-        member.due = time.monotonic() + (0.0 if member.struck else PAUSE_AFTER_A_CRASH)
+        member.due = time.monotonic() + (0.0 if member.struck or stopped else PAUSE_AFTER_A_CRASH)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.members)

@@ -71,17 +71,18 @@ class World:
     def broker(self) -> "redis.Redis":
         return self.valkey.client()
 
-    def running_on(self, *workers: str, only: list[str] | None = None) -> int:
-        """How many jobs (`only` of these, if it is given) these workers are running; those of an earlier process of
-        theirs do not count. 0, if nobody can say.
+    def running_on(self, worker: str, only: list[str] | None = None) -> int:
+        """How many jobs (`only` of these, if it is given) this worker is running. Those of an earlier process of its
+        do not count. 0, if nobody can say.
         """
         query = """
-            SELECT count(*) FROM jobs_job WHERE state = 'running' AND worker_id IN (
-                SELECT DISTINCT ON (name) id FROM jobs_worker WHERE name = ANY(%s) ORDER BY name, started_at DESC)
-            AND (%s::uuid[] IS NULL OR id = ANY(%s::uuid[]))
+            SELECT count(*) FROM jobs_job JOIN jobs_worker ON jobs_worker.id = worker_id
+            WHERE jobs_job.state = 'running' AND jobs_worker.name = %s AND jobs_worker.pid = %s
+            AND (%s::uuid[] IS NULL OR jobs_job.id = ANY(%s::uuid[]))
         """
+        process = self.fleet.members[worker].process
         with suppress(psycopg.Error):
-            return int(self.witness.value(query, [f"{worker}@chaos" for worker in workers], only, only))
+            return int(self.witness.value(query, f"{worker}@chaos", process and process.pid, only, only))
         return 0
 
     def sent(self, job_ids: list[str]) -> int:

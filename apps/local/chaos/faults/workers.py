@@ -1,6 +1,7 @@
 """What happens to workers."""
 
 import signal
+from collections.abc import Generator
 from contextlib import suppress
 
 import psutil
@@ -23,6 +24,8 @@ from tasks import lab
 
 # Past the lease (4 s), the rescue (1 s) and the new start of the job elsewhere.
 FROZEN_SECONDS = 7.0
+# The grace (5 s), handing back what still runs, and Celery's own end, on a machine that others use too.
+STOP_SECONDS = 20.0
 
 
 @fault("kill -9 of a worker and its pool", resource="workers", seconds=6)
@@ -39,7 +42,7 @@ def kill_main_process(world: World, choice: float) -> Course:
     """Its pool lives on for a moment and may end its jobs: nobody renews their leases."""
     worker = pick(choice, WORKERS)
     running = yield from until_busy(world, worker)
-    world.fleet.members[worker].struck = True
+    world.fleet.strike(worker)
     world.fleet.send(worker, signal.SIGKILL)
     yield RESTART_SECONDS
     return Hit(running, "running jobs")
@@ -59,14 +62,24 @@ def kill_children(world: World, choice: float) -> Course:
 
 @fault("SIGTERM of a worker under load", resource="workers", seconds=10)
 def terminate_worker(world: World, choice: float) -> Course:
+    """Of a busy worker: one that still starts knows no other end than the signal's own."""
     worker = pick(choice, WORKERS)
-    starts = world.fleet.members[worker].starts
     running = yield from until_busy(world, worker)
-    world.fleet.terminate(worker)
-    stopped = until(lambda: world.fleet.restarted(worker, starts), 15)
-    while not stopped():
-        yield A_LOOK
+    if running:
+        yield from until_stopped(world, worker)
     return Hit(running, "running jobs")
+
+
+def until_stopped(world: World, worker: str) -> Generator[float, None, None]:
+    starts = world.fleet.members[worker].starts
+    world.fleet.terminate(worker)
+    has_stopped = until(lambda: world.fleet.members[worker].starts > starts, STOP_SECONDS)
+    while not has_stopped():
+        yield A_LOOK
+    if world.fleet.members[worker].starts == starts:
+        world.fleet.note(worker, f"did not stop in {STOP_SECONDS:.0f} s when it was asked to")
+        world.fleet.kill(worker)
+    yield RESTART_SECONDS
 
 
 @fault("worker frozen past its lease", resource="workers", seconds=9)
