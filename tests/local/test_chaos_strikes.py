@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import redis
 
-from apps.local.chaos.faults import FAULTS, broker
+from apps.local.chaos.faults import FAULTS, broker, workers
 from apps.local.chaos.witness import Witness
 from apps.local.chaos.world import NO_FSYNC, World
 from apps.local.postgres import PostgresServer
@@ -71,3 +71,49 @@ def test_a_database_that_refused_the_strikes_questions_answers_commits_again(pos
         next(strike)
     with psycopg.connect(postgres.url()) as connection:
         assert connection.execute("SHOW synchronous_standby_names").fetchall() == [("",)]
+
+
+@dataclass
+class Frozen:
+    """A world in which one worker holds jobs of two kinds, as often as it is looked at."""
+
+    holds: dict[str, list[str]]
+    again: bool = False
+    is_frozen: bool = False
+
+    @property
+    def fleet(self) -> "Frozen":
+        return self
+
+    def running_on(self, _worker: str, only: list[str]) -> int:
+        return len(self.held_by(_worker, only))
+
+    def held_by(self, worker: str, only: list[str]) -> dict[str, int]:
+        return {job_id: 1 for job_id in self.holds[worker] if job_id in only}
+
+    def runs_again(self, held: dict[str, int]) -> bool:
+        return self.again and bool(held)
+
+    def suspend(self, _worker: str) -> list[Any]:
+        self.is_frozen = True
+        return []
+
+    def resume(self, _family: list[Any]) -> None:
+        self.is_frozen = False
+
+
+def test_a_worker_is_worth_freezing_when_it_runs_a_job_of_each_kind() -> None:
+    world = cast(World, Frozen({"a": ["token-1", "effect-1", "effect-2"], "b": ["effect-3"]}))
+    kinds = ["token-1"], ["effect-1", "effect-2", "effect-3"]
+    assert workers._if_of_each_kind(world, "a", *kinds) == 3
+    assert workers._if_of_each_kind(world, "b", *kinds) == 0
+
+
+def test_a_frozen_worker_wakes_up_when_its_job_runs_elsewhere() -> None:
+    world = Frozen({"a": ["token-1"]})
+    freeze = workers.freeze_until_replaced(cast(World, world), "a", ["token-1"])
+    next(freeze)
+    assert world.is_frozen
+    world.again = True
+    assert list(freeze) == []
+    assert not world.is_frozen

@@ -72,18 +72,30 @@ class World:
         return self.valkey.client()
 
     def running_on(self, worker: str, only: list[str] | None = None) -> int:
-        """How many jobs (`only` of these, if it is given) this worker is running. Those of an earlier process of its
-        do not count. 0, if nobody can say.
+        """How many jobs (`only` of these, if it is given) this worker is running."""
+        return len(self.held_by(worker, only))
+
+    def held_by(self, worker: str, only: list[str] | None = None) -> dict[str, int]:
+        """The jobs that this worker is running, each with its token. Those of an earlier process of its do not count.
+        An empty answer, if nobody can say.
         """
         query = """
-            SELECT count(*) FROM jobs_job JOIN jobs_worker ON jobs_worker.id = worker_id
+            SELECT jobs_job.id::text, token FROM jobs_job JOIN jobs_worker ON jobs_worker.id = worker_id
             WHERE jobs_job.state = 'running' AND jobs_worker.name = %s AND jobs_worker.pid = %s
             AND (%s::uuid[] IS NULL OR jobs_job.id = ANY(%s::uuid[]))
         """
         process = self.fleet.members[worker].process
         with suppress(psycopg.Error):
-            return int(self.witness.value(query, f"{worker}@chaos", process and process.pid, only, only))
-        return 0
+            rows = self.witness.rows(query, f"{worker}@chaos", process and process.pid, only, only)
+            return {row["id"]: row["token"] for row in rows}
+        return {}
+
+    def runs_again(self, held: dict[str, int]) -> bool:
+        """Whether one of these jobs, each with the token that it had, is running under a later one."""
+        query = "SELECT id::text, token FROM jobs_job WHERE state = 'running' AND id = ANY(%s::uuid[])"
+        with suppress(psycopg.Error):
+            return any(row["token"] > held[row["id"]] for row in self.witness.rows(query, list(held)))
+        return False
 
     def sent(self, job_ids: list[str]) -> int:
         """How many of these jobs' messages the broker has got, and nobody has claimed yet."""

@@ -22,8 +22,8 @@ from apps.local.chaos.journal import Promise
 from apps.local.chaos.world import LOW, PREFORK, WORKERS, World, until
 from tasks import lab
 
-# Past the lease (4 s), the rescue (1 s) and the new start of the job elsewhere.
-FROZEN_SECONDS = 7.0
+# The lease (4 s), the rescue (1 s) and the new start of a job elsewhere, on a machine that others use too.
+FROZEN_SECONDS = 15.0
 # The grace (5 s), handing back what still runs, and Celery's own end, on a machine that others use too.
 STOP_SECONDS = 20.0
 
@@ -84,23 +84,40 @@ def until_stopped(world: World, worker: str) -> Generator[float, None, None]:
 
 @fault("worker frozen past its lease", resource="workers", seconds=9)
 def freeze_worker(world: World, choice: float) -> Course:
-    """It is given jobs that run for long enough elsewhere that it wakes up while they do."""
+    """It is given jobs of two kinds, which tell on an attempt that is late. It wakes up while they run elsewhere."""
     worker = pick(choice, PREFORK)
-    asked: list[str] = []
+    tokens: list[str] = []
+    effects: list[str] = []
 
     def wish() -> list[Promise]:
         # Not behind the backlog of a slow machine, in which none of them would run in time.
         soon = {"kwargs": {"seconds": 5}, "queue": "high"}
         promises = [mix.promise(chaos.token.apply_async(**soon), "token") for _ in range(2)]
+        tokens.extend(promise.job_id for promise in promises)
         promises += [mix.promise(chaos.effect.apply_async(**soon), "effect") for _ in range(2)]
-        asked.extend(promise.job_id for promise in promises)
+        effects.extend(promise.job_id for promise in promises[2:])
         return promises
 
-    running = yield from until_met(world, lambda: world.running_on(worker, only=asked), wish)
-    family = world.fleet.suspend(worker)
-    yield FROZEN_SECONDS
-    world.fleet.resume(family)
+    running = yield from until_met(world, lambda: _if_of_each_kind(world, worker, tokens, effects), wish)
+    if running:
+        yield from freeze_until_replaced(world, worker, tokens)
     return Hit(running, "running jobs")
+
+
+def _if_of_each_kind(world: World, worker: str, *kinds: list[str]) -> int:
+    """How many of these jobs it runs, or 0 if it runs none of a kind."""
+    running = [world.running_on(worker, kind) for kind in kinds]
+    return sum(running) if all(running) else 0
+
+
+def freeze_until_replaced(world: World, worker: str, tokens: list[str]) -> Generator[float, None, None]:
+    """Until one of these jobs runs elsewhere: if the late attempt may write its end, it does so before the new one."""
+    family = world.fleet.suspend(worker)
+    held = world.held_by(worker, tokens)
+    replaced = until(lambda: world.runs_again(held), FROZEN_SECONDS)
+    while not replaced():
+        yield A_LOOK
+    world.fleet.resume(family)
 
 
 @fault("kill -9 between fetch and registration", resource="workers", seconds=8)
