@@ -78,7 +78,7 @@ class Attack:
     def _give_up_in_the_end(self) -> None:
         longest = self.plan.seconds * LONGEST + AND_AT_LEAST
         if time.monotonic() - self.began > longest:
-            raise NeverOver(f"The attack was not over after {longest:.0f} s; under way: {self._names_under_way()}.")
+            raise NeverOver(f"The attack was not over after {longest:.0f} s; under way: {self._names_under_way()}")
 
     def _start_due(self) -> None:
         """A strike waits while another one still has its resource: a slow machine stretches the plan."""

@@ -1,5 +1,5 @@
-"""Proof that the audit can fail: with one safeguard taken out, faults chosen to need it, and the check that must miss
-it."""
+"""Proof that the audit can fail: with one safeguard taken out, faults chosen to need it, and the check that must
+notice."""
 
 import json
 from dataclasses import dataclass

@@ -62,7 +62,14 @@ def checks_table(violations: Sequence[Violation]) -> list[str]:
     return table(["promise", "outcome"], [[check, found[check] or "kept"] for check in checks])
 
 
-def report(plan: Plan, landed: Sequence[Landed], evidence: Evidence, violations: Sequence[Violation]) -> Iterator[str]:
+def report(
+    plan: Plan,
+    landed: Sequence[Landed],
+    evidence: Evidence,
+    violations: Sequence[Violation],
+    must_find: str | None = None,
+) -> Iterator[str]:
+    """`must_find`: the promise that cannot have been kept, because its safeguard was missing."""
     journal = evidence.journal
     yield ""
     yield from faults_table(landed, evidence, violations)
@@ -80,4 +87,13 @@ def report(plan: Plan, landed: Sequence[Landed], evidence: Evidence, violations:
         yield f"VIOLATION  {violation.check}: {violation.subject}: {violation.sentence}"
     if len(violations) > SHOWN:
         yield f"… and {len(violations) - SHOWN} more."
-    yield f"Seed {plan.seed}: {'PASSED' if not violations else f'FAILED with {len(violations)} violations'}."
+    yield f"Seed {plan.seed}: {verdict(violations, must_find)}."
+
+
+def verdict(violations: Sequence[Violation], must_find: str | None) -> str:
+    plain = f"FAILED with {len(violations)} violations" if violations else "PASSED"
+    if must_find is None:
+        return plain
+    if any(violation.check == must_find for violation in violations):
+        return f"FAILED, as it must, with {len(violations)} violations"
+    return f"{plain}, and did not notice what was missing: “{must_find}” was kept"

@@ -11,20 +11,28 @@ from apps.local.chaos.audit import Violation, audit
 from apps.local.chaos.evidence import gather
 from apps.local.chaos.plan import Plan
 from apps.local.chaos.producer import Producers
+from apps.local.chaos.proofs import Proof
 from apps.local.chaos.report import report
 from apps.local.chaos.rest import Rest
 from apps.local.chaos.stage import set_stage
 from apps.local.chaos.world import World
 
+# Without any job or message coming to its end: half as long again as the ledger waits for a message that was sent.
+DRAIN_SECONDS = 90.0
 
-def run(plan: Plan, folder: Path, environment: Mapping[str, str], drain: float, say: Callable[[str], None]) -> bool:
-    """Whether every promise was kept. Whatever happens, nothing that it started is left behind."""
+
+def run(
+    plan: Plan, folder: Path, environment: Mapping[str, str], proof: Proof | None, say: Callable[[str], None]
+) -> bool:
+    """Whether every promise was kept; not so, if this is to prove something. Whatever happens, nothing that it started
+    is left behind.
+    """
     began = time.monotonic()
     world = World(folder, environment, lambda text: say(f"{time.monotonic() - began:6.1f} s  {text}"))
     (folder / "plan.json").write_text(json.dumps(asdict(plan), indent=1))
     try:
         set_stage(world)
-        violations = _attack_and_audit(world, plan, drain, say)
+        violations = _attack_and_audit(world, plan, proof, say)
     finally:
         world.stop()
     if not violations:
@@ -33,7 +41,7 @@ def run(plan: Plan, folder: Path, environment: Mapping[str, str], drain: float, 
     return not violations
 
 
-def _attack_and_audit(world: World, plan: Plan, drain: float, say: Callable[[str], None]) -> list[Violation]:
+def _attack_and_audit(world: World, plan: Plan, proof: Proof | None, say: Callable[[str], None]) -> list[Violation]:
     world.say(f"attacking: {len(plan.strikes)} strikes in {plan.seconds:.0f} s, seed {plan.seed}")
     producers = Producers(
         world.journal, plan.seed, plan.jobs, plan.seconds, f"http://127.0.0.1:{world.environment['PORT']}"
@@ -41,12 +49,12 @@ def _attack_and_audit(world: World, plan: Plan, drain: float, say: Callable[[str
     producers.start()
     attack = Attack(world, plan, producers)
     attack.carry_out()
-    restless, silent = Rest(world, drain).come_to_rest()
+    restless, silent = Rest(world, proof.drain if proof else DRAIN_SECONDS).come_to_rest()
     evidence = gather(world, [landed.window for landed in attack.landed], silent)
     untried = [Violation("the harness itself works", fault, "it met nothing") for fault in attack.untried()]
     violations = [*_errors_of(producers), *untried, *restless, *audit(evidence)]
     (world.folder / "violations.json").write_text(json.dumps([asdict(each) for each in violations], indent=1))
-    text = "\n".join(report(plan, attack.landed, evidence, violations))
+    text = "\n".join(report(plan, attack.landed, evidence, violations, proof.check if proof else None))
     (world.folder / "report.md").write_text(text)
     say(text)
     return violations

@@ -1,4 +1,4 @@
-"""Take one safeguard out, to see that the audit misses it. A checker that never failed proves nothing.
+"""Take one safeguard out, to see that the audit notices. A checker that never failed proves nothing.
 
 Which one is named by an environment variable that only the processes of such a run have; production code has no hook.
 """

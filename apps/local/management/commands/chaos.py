@@ -16,11 +16,12 @@ from apps.local import environment
 from apps.local.exclusive import AlreadyRunning, exclusively
 from apps.local.places import ROOT, VAR
 from apps.local.ports import any_port
+from apps.local.postgres import ServerError
 
 SETTINGS = "apps.local.chaos.settings"
 JOBS = 1_000
-# Without any job or message coming to its end: half as long again as the ledger waits for a message that was sent.
-DRAIN_SECONDS = 90.0
+# Another exit code than that of an audit that failed.
+NO_VERDICT = 2
 
 
 class Command(BaseCommand):
@@ -33,7 +34,7 @@ class Command(BaseCommand):
         parser.add_argument("--seconds", type=float, help="of the attack; default: what the faults and the jobs need")
         parser.add_argument("--only", metavar="TEXT", action="append", help="only faults with this text in their name")
         parser.add_argument("--without", metavar="SAFEGUARD", help="take a safeguard out: the audit must fail")
-        parser.add_argument("--prove", action="store_true", help="take out each safeguard in turn, and see it missed")
+        parser.add_argument("--prove", action="store_true", help="take each safeguard out in turn: all must fail")
         parser.add_argument(
             "--kills", type=int, metavar="WORKERS", help="nothing but this: kill so many workers at work"
         )
@@ -51,7 +52,8 @@ class Command(BaseCommand):
         if options["list"]:
             self.list_faults()
         elif options["prove"]:
-            self.prove()
+            with ended_in_a_sentence():
+                self.prove()
         elif not (self.kill(**options) if options["kills"] else self.attack(**options)):
             raise SystemExit(1)
 
@@ -69,11 +71,14 @@ class Command(BaseCommand):
         seed = seed if seed is not None else secrets.randbelow(100_000)
         proof = proofs.PROOFS[without] if without else None
         only = only or (list(proof.faults) if proof else None)
+        for text in only or ():
+            if not any(text in name for name in FAULTS):
+                raise CommandError("\n  ".join([f"No fault has {text!r} in its name. There are:", *FAULTS]))
         kinds = {name: fault.kind for name, fault in FAULTS.items() if not only or any(text in name for text in only)}
         plan = make_plan(seed, jobs, kinds, seconds or (proof.seconds if proof else None))
         sabotaged = {**os.environ, sabotage.VARIABLE: without} if without else dict(os.environ)
         with own_folder(f"{seed}{f'-without-{without}' if without else ''}") as folder:
-            return run(plan, folder, sabotaged, proof.drain if proof else DRAIN_SECONDS, self.say)
+            return run(plan, folder, sabotaged, proof, self.say)
 
     def kill(self, kills: int, seed: int | None, **_: Any) -> bool:
         from apps.local.chaos import kills as killing
@@ -87,14 +92,14 @@ class Command(BaseCommand):
 
         unproved = []
         for safeguard, proof in PROOFS.items():
-            self.say(f"Without {safeguard}: the audit must find that not “{proof.check}”")
+            self.say(f"Without {safeguard}: the audit must find that it is not so: “{proof.check}”")
             options = [f"--without={safeguard}", f"--seed={SEED}", f"--jobs={proof.jobs}"]
             code = subprocess.run([sys.executable, "manage.py", "chaos", *options], cwd=ROOT, check=False).returncode
             if not is_proved(safeguard, code):
                 unproved.append(safeguard)
         if unproved:
-            raise CommandError(f"The audit did not miss: {', '.join(unproved)}.")
-        self.say(f"The audit missed each safeguard that was taken out: {', '.join(PROOFS)}.")
+            raise CommandError(f"The audit did not notice that these were missing: {', '.join(unproved)}.")
+        self.say(f"The audit noticed of each of these that it was missing: {', '.join(PROOFS)}.")
 
     def list_faults(self) -> None:
         from apps.local.chaos.faults import FAULTS
@@ -115,9 +120,27 @@ def own_folder(name: str) -> Iterator[Path]:
 
     try:
         with exclusively(VAR / "chaos" / f"{name}.lock"):
-            yield fresh_folder(VAR / "chaos" / name)
+            folder = fresh_folder(VAR / "chaos" / name)
+            with ended_in_a_sentence(f" Logs and journal: {folder}"):
+                yield folder
     except AlreadyRunning as other:
-        raise CommandError(f"The run {name} is under way already: choose another seed.", returncode=2) from other
+        raise CommandError(
+            f"The run {name} is under way already: choose another seed.", returncode=NO_VERDICT
+        ) from other
+
+
+@contextmanager
+def ended_in_a_sentence(more: str = "") -> Iterator[None]:
+    """Not by a traceback, where the error says all that there is to say."""
+    from apps.local.chaos.attack import NeverOver
+    from apps.local.chaos.stage import StageFailed
+
+    try:
+        yield
+    except (StageFailed, NeverOver, ServerError) as error:
+        raise CommandError(f"{error}.{more}", returncode=NO_VERDICT) from error
+    except KeyboardInterrupt:
+        raise CommandError(f"Stopped before the end.{more}", returncode=NO_VERDICT) from None
 
 
 def own_environment() -> dict[str, str]:
