@@ -1,5 +1,6 @@
 """How strikes are begun, gone on with and ended."""
 
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ def undone() -> list[str]:
 
 @pytest.fixture(autouse=True)
 def faults(begun: list[str], undone: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two, of different resources, that last until somebody ends them."""
+    """They last until somebody ends them. The third has a resource of its own, and spares that of the first."""
 
     def lasting(name: str) -> Any:
         def strike(_world: World, _choice: float) -> Course:
@@ -43,6 +44,7 @@ def faults(begun: list[str], undone: list[str], monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setitem(FAULTS, "first", Fault(Kind("one", 1), lasting("first")))
     monkeypatch.setitem(FAULTS, "second", Fault(Kind("two", 1), lasting("second")))
+    monkeypatch.setitem(FAULTS, "third", Fault(Kind("three", 1, frozenset({"one"})), lasting("third")))
 
 
 @pytest.fixture
@@ -62,3 +64,25 @@ def test_an_attack_that_never_ends_is_given_up_and_undone(
     with pytest.raises(NeverOver, match="under way: first, second"):
         attacking.carry_out()
     assert undone == ["first", "second"]
+
+
+def begin(attacking: Attack, *faults: str) -> list[str]:
+    """Returns those that are under way then."""
+    attacking.began = time.monotonic() - 1
+    attacking.waiting = [*attacking.waiting, *(Strike(0.0, fault, 0.5) for fault in faults)]
+    attacking._start_due()
+    return [each.strike.fault for each in attacking.under_way]
+
+
+def test_a_strike_waits_for_what_it_spares_and_is_not_overtaken(attacking: Attack) -> None:
+    attacking.waiting = []
+    assert begin(attacking, "first") == ["first"]
+    assert begin(attacking, "third") == ["first"]
+    attacking.under_way.clear()
+    assert begin(attacking, "first", "second") == ["third", "second"]
+
+
+def test_what_a_strike_spares_is_left_in_peace(attacking: Attack) -> None:
+    attacking.waiting = []
+    assert begin(attacking, "third") == ["third"]
+    assert begin(attacking, "first") == ["third"]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from apps.local.chaos.audit import CHECKS, Evidence, Ticks, Window, audit
-from apps.local.chaos.journal import BadMessage, Journal, PlacedOrder, Promise
+from apps.local.chaos.audit import CHECKS, Evidence, Ticks, audit
+from apps.local.chaos.journal import BadMessage, Errand, Journal, PlacedOrder, Promise
 from apps.local.chaos.processes import Exit
 
 Breakage = Callable[[Evidence], None]
@@ -29,7 +29,8 @@ def evidence(tmp_path: Path) -> Evidence:
     journal = Journal(tmp_path / "journal.jsonl")
     journal.accept([Promise("done", "lab_nothing"), Promise("sum", "lab_add", result=3), Promise("dead", "x", "dead")])
     journal.roll_back(["never"])
-    journal.order(PlacedOrder("key", 7, "paid", asked=100.0, answered=100.2, attempts=1))
+    journal.order(PlacedOrder("key", 7, "paid", attempts=1))
+    journal.run_errand(Errand("an order over HTTP", 0.2))
     journal.bad_message(BadMessage("no id", "marker-1", "letter"))
     return Evidence(
         journal=journal,
@@ -177,8 +178,11 @@ def crash(evidence: Evidence) -> None:
 
 
 def wait_for_a_frozen_broker(evidence: Evidence) -> None:
-    evidence.windows.append(Window("broker frozen", 90.0, 110.0))
-    evidence.journal.orders[0] = replace(evidence.journal.orders[0], answered=107.0)
+    evidence.journal.run_errand(Errand("an order over HTTP", 7.0))
+
+
+def refuse_an_order_for_a_frozen_broker(evidence: Evidence) -> None:
+    evidence.journal.run_errand(Errand("an order over HTTP", 0.1, "TimeoutError: the broker"))
 
 
 BREAKAGES: dict[Breakage, str] = {
@@ -212,6 +216,7 @@ BREAKAGES: dict[Breakage, str] = {
     let_beat_fall_silent: "each tick of the schedule ran once",
     fall_silent: "every worker takes jobs again",
     crash: "no process ended by itself",
+    refuse_an_order_for_a_frozen_broker: "no request noticed that the broker was frozen",
     wait_for_a_frozen_broker: "no request noticed that the broker was frozen",
 }
 
@@ -235,9 +240,3 @@ def test_of_a_commit_without_an_answer_that_happened_every_job_must_end(evidence
     evidence.journal.unknown.append([Promise("a", "lab_nothing")])
     evidence.jobs["a"] = job(state="queued")
     assert {violation.subject for violation in audit(evidence)} == {"a"}
-
-
-def test_a_request_may_be_slow_while_the_database_is_away_as_well(evidence: Evidence) -> None:
-    wait_for_a_frozen_broker(evidence)
-    evidence.windows.append(Window("database restarted (fast)", 100.0, 103.0))
-    assert audit(evidence) == []

@@ -24,7 +24,7 @@ def producers(journal: Journal) -> Iterator[Producers]:
     shopper = SimpleNamespace(
         sign_in=lambda: None,
         prepare=lambda: None,
-        work=lambda: journal.order(PlacedOrder("key", 1, "paid", 0.0, 0.0, 1)),
+        work=lambda: journal.order(PlacedOrder("key", 1, "paid", 1)),
     )
     found.clerk = cast(
         Clerk, SimpleNamespace(work=lambda: journal.accept([Promise(str(n), "lab_nothing") for n in range(20)]))

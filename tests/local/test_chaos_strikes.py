@@ -11,6 +11,8 @@ import pytest
 import redis
 
 from apps.local.chaos.faults import FAULTS, broker, workers
+from apps.local.chaos.faults.strike import Course
+from apps.local.chaos.journal import Journal, Promise
 from apps.local.chaos.witness import Witness
 from apps.local.chaos.world import NO_FSYNC, World
 from apps.local.postgres import PostgresServer
@@ -117,3 +119,47 @@ def test_a_frozen_worker_wakes_up_when_its_job_runs_elsewhere() -> None:
     world.again = True
     assert list(freeze) == []
     assert not world.is_frozen
+
+
+class Valkey:
+    is_frozen = False
+
+    def suspend(self) -> None:
+        self.is_frozen = True
+
+    def resume(self) -> None:
+        self.is_frozen = False
+
+
+def end_of(course: Course) -> Any:
+    """Without the waits."""
+    while True:
+        try:
+            next(course)
+        except StopIteration as end:
+            return end.value
+
+
+def test_whoever_freezes_the_broker_notes_what_became_of_his_own_errands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    valkey, journal = Valkey(), Journal(tmp_path / "journal.jsonl")
+    world = cast(World, SimpleNamespace(valkey=valkey, journal=journal))
+    frozen: list[bool] = []
+
+    def refuse() -> None:
+        frozen.append(valkey.is_frozen)
+        raise TimeoutError("the broker")
+
+    monkeypatch.setattr(broker, "a_customer", lambda *_: SimpleNamespace(work=refuse))
+    monkeypatch.setattr(broker, "record_now", lambda *_: journal.accept([Promise("id", "effect")]))
+    hit = end_of(FAULTS["broker frozen"].strike(world, 0))
+    assert frozen == [True]
+    assert [errand.error for errand in journal.errands] == ["", "TimeoutError: the broker"]
+    assert hit.number == 1
+    assert not valkey.is_frozen
+
+
+def test_a_broker_is_not_frozen_where_no_page_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker, "a_customer", lambda *_: None)
+    assert end_of(FAULTS["broker frozen"].strike(cast(World, SimpleNamespace()), 0)).number == 0

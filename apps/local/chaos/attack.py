@@ -82,14 +82,17 @@ class Attack:
 
     def _start_due(self) -> None:
         """A strike waits while another one still has its resource: a slow machine stretches the plan."""
-        busy = {FAULTS[each.strike.fault].kind.resource for each in self.under_way}
+        busy = set().union(*(FAULTS[each.strike.fault].kind.occupied for each in self.under_way))
         for strike in list(self.waiting):
-            resource = FAULTS[strike.fault].kind.resource
-            if strike.at <= time.monotonic() - self.began and resource not in busy:
-                busy.add(resource)
+            occupied = FAULTS[strike.fault].kind.occupied
+            if strike.at > time.monotonic() - self.began:
+                continue
+            if not occupied & busy:
                 self.waiting.remove(strike)
                 course = FAULTS[strike.fault].strike(self.world, strike.choice)
                 self.under_way.append(Underway(strike, course, time.time(), 0.0))
+            # Also what is still in use: whoever comes later must not keep one that needs several waiting for ever.
+            busy |= occupied
 
     def _go_on(self, underway: Underway) -> None:
         if time.monotonic() < underway.resumes:

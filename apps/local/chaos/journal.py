@@ -23,14 +23,21 @@ class Promise:
 
 @dataclass(frozen=True)
 class PlacedOrder:
-    """An order that the web process accepted. `asked` and `answered` are Unix times, of the last request."""
+    """An order that the web process accepted, after so many attempts."""
 
     request_key: str
     order_id: int
     end: str
-    asked: float
-    answered: float
     attempts: int
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What was asked for while the broker was frozen, how many seconds it took, and its error, if there was one."""
+
+    what: str
+    seconds: float
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class Journal:
     unknown: list[list[Promise]] = field(default_factory=list)
     orders: list[PlacedOrder] = field(default_factory=list)
     bad_messages: list[BadMessage] = field(default_factory=list)
+    errands: list[Errand] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def accept(self, promises: list[Promise]) -> None:
@@ -78,6 +86,11 @@ class Journal:
         with self._lock:
             self.bad_messages.append(message)
             self._append("bad_message", [message])
+
+    def run_errand(self, errand: Errand) -> None:
+        with self._lock:
+            self.errands.append(errand)
+            self._append("errand", [errand])
 
     @property
     def count(self) -> int:

@@ -17,10 +17,18 @@ SHORTEST = 95.0
 
 @dataclass(frozen=True)
 class Kind:
-    """What a plan has to know of a fault: what it occupies, and for how many seconds (with what follows from it)."""
+    """What a plan has to know of a fault: what it occupies, and for how many seconds (with what follows from it).
+
+    `spared` are resources that must not be struck meanwhile. A plan does not see to that; whoever carries it out does.
+    """
 
     resource: str
     seconds: float
+    spared: frozenset[str] = frozenset()
+
+    @property
+    def occupied(self) -> frozenset[str]:
+        return self.spared | {self.resource}
 
 
 @dataclass(frozen=True)

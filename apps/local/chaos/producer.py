@@ -104,11 +104,10 @@ class Shopper:
         attempts = 0
         while time.monotonic() < give_up:
             attempts += 1
-            asked = time.time()
             order_id = self._place(form)
             if order_id:
                 end = "declined" if name == "bert" else "paid"
-                self.journal.order(PlacedOrder(key, order_id, end, asked, time.time(), attempts))
+                self.journal.order(PlacedOrder(key, order_id, end, attempts))
                 return
             time.sleep(0.3)
 

@@ -1,23 +1,39 @@
 """What happens to the broker, and to the messages in it."""
 
 import json
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from random import Random
 from typing import Any
 from uuid import uuid4
 
 import redis
+import requests
 
 from apps.local.chaos import malformed, mix
 from apps.local.chaos import tasks as chaos
-from apps.local.chaos.faults.strike import Course, Hit, ask_for, fault, until_met
-from apps.local.chaos.journal import Promise
+from apps.local.chaos.faults.strike import (
+    A_LOOK,
+    DESK,
+    KEEP_ASKING,
+    Course,
+    Hit,
+    at_the_desk,
+    fault,
+    record_now,
+    until_met,
+)
+from apps.local.chaos.journal import Errand, Promise
+from apps.local.chaos.producer import Shopper
 from apps.local.chaos.world import World, until
 
 DUPLICATES = 10
 # More would show nothing new, and keep two cores busy for half a minute.
 AT_ONCE = 25
+FROZEN_SECONDS = 7.0
+# So much longer it stays frozen while it is waited for: past what an audit takes for a busy machine.
+FROZEN_FOR_THEM = 10.0
 # Malformed messages at the front are fetched in a second or two. A wipe would lose the rest, so the broker is kept from
 # it for far longer than a worker takes to start again, which the pool of the one that had them may have to.
 BACK_IN_FRONT_EVERY = 10.0
@@ -84,15 +100,53 @@ def stop_broker(world: World, _choice: float) -> Course:
     return Hit(20, "seconds")
 
 
-@fault("broker frozen", resource="broker", seconds=9)
-def freeze_broker(world: World, _choice: float) -> Course:
-    """Some jobs it asks for itself, in case that everybody else has what he wants."""
+@fault("broker frozen", resource="broker", seconds=9, spared=("database", "web"))
+def freeze_broker(world: World, choice: float) -> Course:
+    """It is a customer and a clerk itself meanwhile. Nothing else is struck that they could have to wait for."""
+    shopper = yield from at_the_desk(lambda: a_customer(world, choice))
+    if shopper is None:
+        return Hit(0, "jobs and orders accepted meanwhile")
     before = world.journal.count
     world.valkey.suspend()
-    yield from ask_for(world, _effects)
-    yield 7.0
-    world.valkey.resume()
+    try:
+        asked = DESK.submit(ask_and_time, world, shopper)
+        yield FROZEN_SECONDS
+        long_enough = until(asked.done, FROZEN_FOR_THEM)
+        while not long_enough():
+            yield A_LOOK
+    finally:
+        world.valkey.resume()
+    while not asked.done():
+        yield A_LOOK
     return Hit(world.journal.count - before, "jobs and orders accepted meanwhile")
+
+
+def a_customer(world: World, choice: float) -> Shopper | None:
+    """Signed in, as soon as the web process serves pages again; None, if it does not."""
+    shopper = Shopper(world.journal, Random(choice), world.environment["SITE_URL"])
+    tired = until(lambda: False, KEEP_ASKING)
+    while not tired():
+        with suppress(requests.RequestException, RuntimeError):
+            shopper.sign_in()
+            shopper.prepare()
+            return shopper
+        time.sleep(A_LOOK)
+    return None
+
+
+def ask_and_time(world: World, shopper: Shopper) -> None:
+    """Each notes how long it took, and its error, for the audit."""
+    _run_errand(world, "`.delay()`", lambda: record_now(world, _effects))
+    _run_errand(world, "an order over HTTP", shopper.work)
+
+
+def _run_errand(world: World, what: str, run: Callable[[], object]) -> None:
+    began, error = time.monotonic(), ""
+    try:
+        run()
+    except Exception as exc:  # noqa: BLE001 - whatever it is, somebody has noticed that the broker was frozen
+        error = f"{type(exc).__name__}: {exc}"
+    world.journal.run_errand(Errand(what, time.monotonic() - began, error))
 
 
 @fault("messages duplicated ten times", resource="broker", seconds=6)

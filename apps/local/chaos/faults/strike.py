@@ -5,7 +5,7 @@ strikes, yields the seconds until it wants to go on, undoes what has to be undon
 to 1) picks the victim.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -51,9 +51,11 @@ FAULTS: dict[str, Fault] = {}
 DESK = ThreadPoolExecutor(max_workers=1, thread_name_prefix="desk")
 
 
-def fault(name: str, *, resource: str, seconds: float) -> Callable[[Callable[[World, float], Course]], None]:
+def fault(
+    name: str, *, resource: str, seconds: float, spared: Iterable[str] = ()
+) -> Callable[[Callable[[World, float], Course]], None]:
     def register(strike: Callable[[World, float], Course]) -> None:
-        FAULTS[name] = Fault(Kind(resource, seconds), strike)
+        FAULTS[name] = Fault(Kind(resource, seconds, frozenset(spared)), strike)
 
     return register
 
@@ -94,13 +96,17 @@ def _two_seconds_of_work(queue: str) -> Promise:
 
 def ask_for(world: World, wish: Callable[[], list[Promise]]) -> Generator[float, None, list[Promise]]:
     """Record jobs in a thread: another strike of this very thread may hold a lock that the INSERT waits for."""
-    asked = DESK.submit(_record, world, wish)
-    while not asked.done():
+    return (yield from at_the_desk(lambda: record_now(world, wish)))
+
+
+def at_the_desk(do: Callable[[], T]) -> Generator[float, None, T]:
+    done = DESK.submit(do)
+    while not done.done():
         yield A_LOOK
-    return asked.result()
+    return done.result()
 
 
-def _record(world: World, wish: Callable[[], list[Promise]]) -> list[Promise]:
+def record_now(world: World, wish: Callable[[], list[Promise]]) -> list[Promise]:
     # The connection may be one to a database that was restarted since.
     close_old_connections()
     return record(world.journal, wish)
