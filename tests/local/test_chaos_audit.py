@@ -39,12 +39,14 @@ def evidence(tmp_path: Path) -> Evidence:
             "sum": job(result=3),
             "dead": job(state="dead"),
             "effect": job(task="chaos.effect", token=2),
+            "trace": job(task="chaos.trace"),
             "token": job(task="chaos.token", token=2, result=2),
             "charge": job(task="tasks.charge_customer", kwargs={"order_id": 7}),
             "tick": job(task="chaos.tick"),
         },
         letters=[letter("dead"), letter(None, "marker-1")],
         effects=[{"job_id": "effect", "token": 2}],
+        traces={"trace"},
         history=[{"job_id": "done", "was": None, "became": "queued", "token": 0}],
         orders=[{"id": 7, "status": "paid", "request_key": "key", "charge_job": "charge"}],
         charges={"7": 1},
@@ -111,6 +113,10 @@ def repeat_an_effect(evidence: Evidence) -> None:
 
 def keep_an_older_attempts_effect(evidence: Evidence) -> None:
     evidence.effects[0]["token"] = 1
+
+
+def succeed_without_running(evidence: Evidence) -> None:
+    evidence.traces.clear()
 
 
 def overwrite(evidence: Evidence) -> None:
@@ -200,6 +206,7 @@ BREAKAGES: dict[Breakage, str] = {
     write_a_letter_for_a_success: "dead jobs and their letters are the same set",
     repeat_an_effect: "an atomic job has its effect once, under its last token",
     keep_an_older_attempts_effect: "an atomic job has its effect once, under its last token",
+    succeed_without_running: "a job that succeeded has run",
     overwrite: "no older attempt overwrote a newer one",
     miscalculate: "a result is the right one",
     charge_twice: "the sandbox's charges are the orders paid, one each",

@@ -71,6 +71,7 @@ class Evidence:
     jobs: dict[str, dict[str, Any]]
     letters: list[dict[str, Any]]
     effects: list[dict[str, Any]]
+    traces: set[str]
     history: list[dict[str, Any]]
     orders: list[dict[str, Any]]
     charges: dict[str, int]
@@ -175,6 +176,14 @@ def effects(evidence: Evidence) -> Iterator[tuple[str, str]]:
         expected = [job["token"]] if job["task"] == "chaos.effect" and job["state"] == "succeeded" else []
         if tokens[job_id] != expected:
             yield job_id, f"it is {job['state']} with token {job['token']}, and has effects of tokens {tokens[job_id]}"
+
+
+@check("a job that succeeded has run")
+def never_ran(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """Of those that leave a row outside of the transaction that ends them: it is there first."""
+    for job_id, job in evidence.jobs.items():
+        if job["task"] == "chaos.trace" and job["state"] == "succeeded" and job_id not in evidence.traces:
+            yield job_id, f"it is {job['state']} with token {job['token']}, and its body left no row"
 
 
 @check("no older attempt overwrote a newer one")

@@ -36,6 +36,7 @@ def gather(world: World, windows: list[Window], silent_workers: list[str]) -> Ev
         jobs={row["id"]: row for row in ask(JOBS)},
         letters=ask(LETTERS),
         effects=ask("SELECT job_id::text, token FROM chaos_effect"),
+        traces={row["job_id"] for row in ask("SELECT DISTINCT job_id::text FROM chaos_trace")},
         history=ask(HISTORY),
         orders=ask(ORDERS),
         charges=_charges(world),

@@ -39,6 +39,10 @@ CLAIMED = "SELECT count(*) FROM jobs_job JOIN jobs_worker ON jobs_worker.id = wo
 HELD = f"{CLAIMED} AND state = 'running'"
 ENDS = "SELECT state, count(*) AS jobs, sum(crashes)::int AS crashes FROM jobs_job GROUP BY state ORDER BY state"
 NOT_SUCCEEDED = "SELECT id::text, state FROM jobs_job WHERE id = ANY(%s::uuid[]) AND state <> 'succeeded'"
+NEVER_RAN = """
+    SELECT id::text FROM jobs_job WHERE task = 'chaos.trace' AND state = 'succeeded'
+    AND NOT EXISTS (SELECT FROM chaos_trace WHERE job_id = jobs_job.id)
+"""
 EFFECTS = "SELECT count(*) - count(DISTINCT job_id) AS twice, count(DISTINCT job_id) AS once FROM chaos_effect"
 
 
@@ -64,7 +68,7 @@ class Kills:
 
     def _ask(self) -> None:
         self.atomic += tasks.effect.delay_many([{}] * ATOMIC)
-        self.plain += tasks.canary.delay_many([{}] * max(0, BACKLOG - self.world.live()))
+        self.plain += tasks.trace.delay_many([{}] * max(0, BACKLOG - self.world.live()))
         with self.world.broker() as client:
             waiting = int(client.llen(BROKER_ONLY_QUEUE))
         self.broker_only |= set(tasks.mark.delay_many([{}] * max(0, BACKLOG - waiting), queue=BROKER_ONLY_QUEUE))
@@ -88,9 +92,10 @@ class Kills:
         at_rest = wait_for(lambda: self.world.live() == 0 and self.world.in_broker() == 0, DRAIN_SECONDS, every=0.5)
         lost = self.world.witness.rows(NOT_SUCCEEDED, self.plain + self.atomic)
         [effects] = self.world.witness.rows(EFFECTS)
-        never_ran = self.broker_only - self._ran()
+        never_ran = self.world.witness.rows(NEVER_RAN)
         wrong = [f"job {row['id']} is {row['state']}" for row in lost]
-        wrong += [f"broker-only job {job_id} never ran" for job_id in never_ran]
+        wrong += [f"job {row['id']} succeeded, and never ran" for row in never_ran]
+        wrong += [f"broker-only job {job_id} never ran" for job_id in self.broker_only - self._ran()]
         if effects != {"twice": 0, "once": len(self.atomic)}:
             wrong.append(f"{len(self.atomic)} atomic jobs had these effects: {effects}")
         return wrong if at_rest else [f"not at rest after {DRAIN_SECONDS:.0f} s", *wrong]

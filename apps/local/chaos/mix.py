@@ -70,6 +70,10 @@ def effect(rng: Random) -> list[Promise]:
     return [promise(chaos.effect.delay(seconds=rng.choice([0, 0, 0.5, 1.5, 3])), "effect")]
 
 
+def trace(rng: Random) -> list[Promise]:
+    return [promise(chaos.trace.delay(seconds=rng.choice([0, 0, 0.5, 1.5])), "trace")]
+
+
 def slow_token(rng: Random) -> list[Promise]:
     return [promise(chaos.token.delay(seconds=rng.choice([0, 0.5, 1.5, 3])), "token")]
 
@@ -117,7 +121,7 @@ def mail(rng: Random) -> list[Promise]:
 
 # How often of a hundred.
 SHARES: dict[Callable[[Random], list[Promise]], int] = {
-    nothing: 18,
+    nothing: 10,
     many: 3,
     in_a_moment: 6,
     flaky: 6,
@@ -127,6 +131,7 @@ SHARES: dict[Callable[[Random], list[Promise]], int] = {
     sleeping: 6,
     poison: 1,
     effect: 14,
+    trace: 8,
     slow_token: 10,
     sums_in_a_chain: 4,
     sum_by_a_chord: 4,

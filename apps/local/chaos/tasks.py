@@ -26,6 +26,14 @@ def effect(self: JobTask, seconds: float = 0.0) -> None:
         )
 
 
+@shared_task(name="chaos.trace", bind=True, max_retries=OFTEN)
+def trace(self: JobTask, seconds: float = 0.0) -> None:
+    """Safe to run twice: each run leaves a row, committed by itself, and one is enough to show that it has run."""
+    time.sleep(seconds)
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO chaos_trace (job_id) VALUES (%s)", [self.request.id])
+
+
 @shared_task(name="chaos.token", bind=True, ignore_result=False, max_retries=OFTEN)
 def token(self: JobTask, seconds: float = 0.0) -> int:
     """Return the token under which it ran: the job's last one, or an older attempt has overwritten a newer one.

@@ -1,4 +1,4 @@
-"""What PostgreSQL itself saw: every transition of every job, and the rows that atomic jobs wrote.
+"""What PostgreSQL itself saw: every transition of every job, and the rows that some jobs wrote.
 
 A trigger cannot be fooled by the code under test, and stays when that code is sabotaged.
 """
@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 
 TABLES = """
     CREATE TABLE chaos_effect (job_id uuid NOT NULL, token int NOT NULL, at timestamptz DEFAULT clock_timestamp());
+    CREATE TABLE chaos_trace (job_id uuid NOT NULL, at timestamptz DEFAULT clock_timestamp());
     CREATE TABLE chaos_history (
         number bigserial PRIMARY KEY, job_id uuid NOT NULL, was text, became text NOT NULL, token int NOT NULL,
         worker_id uuid, at timestamptz DEFAULT clock_timestamp());
