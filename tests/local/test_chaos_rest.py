@@ -47,6 +47,7 @@ def canaries(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
     monkeypatch.setattr(rest, "time", clock)
     monkeypatch.setattr("apps.local.chaos.attack.time", clock)
     monkeypatch.setattr(rest, "send_canaries", sent.append)
+    monkeypatch.setattr(rest, "close_old_connections", lambda: None)
     return sent
 
 
