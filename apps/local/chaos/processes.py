@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from celery.platforms import EX_FAILURE
-from django.conf import settings
 
 from apps.local.children import family_of, spawn
 from apps.local.places import ROOT
@@ -45,18 +43,12 @@ class Member:
     process: subprocess.Popen[bytes] | None = None
     due: float = 0.0
     struck: bool = False
-    # When it was asked to stop.
-    terminated: float | None = None
+    asked_to_stop: bool = False
     starts: int = 0
 
     @property
     def is_up(self) -> bool:
         return self.process is not None and self.process.poll() is None
-
-
-def is_good_stop(code: int, seconds: float) -> bool:
-    """Celery ends with 1 when its grace was over, and what still ran was handed back."""
-    return code == 0 or (code == EX_FAILURE and seconds >= settings.JOBS_SHUTDOWN_GRACE.total_seconds())
 
 
 @dataclass
@@ -98,7 +90,7 @@ class Fleet:
 
     def terminate(self, name: str) -> None:
         """SIGTERM to the main process, as a deploy does."""
-        self.members[name].terminated = time.monotonic()
+        self.members[name].asked_to_stop = True
         self.send(name, signal.SIGTERM)
 
     def strike(self, name: str) -> None:
@@ -146,16 +138,17 @@ class Fleet:
     def _launch(self, member: Member) -> None:
         member.process = spawn(member.command, log=self.log(member.name), cwd=ROOT, env=self.environment)
         member.struck = False
-        member.terminated = None
+        member.asked_to_stop = False
         member.starts += 1
 
     def _note_exit(self, member: Member) -> None:
         code = member.process.returncode if member.process else 0
-        stopped = member.terminated is not None and is_good_stop(code, time.monotonic() - member.terminated)
-        if not member.struck and not stopped:
-            self.note(member.name, ending_of(code) + (" when it was asked to stop" if member.terminated else ""))
+        # Also past its grace, with jobs that it hands back, a worker ends with 0.
+        is_meant = member.struck or (member.asked_to_stop and code == 0)
+        if not is_meant:
+            self.note(member.name, ending_of(code) + (" when it was asked to stop" if member.asked_to_stop else ""))
         member.process = None
-        member.due = time.monotonic() + (0.0 if member.struck or stopped else PAUSE_AFTER_A_CRASH)
+        member.due = time.monotonic() + (0.0 if is_meant else PAUSE_AFTER_A_CRASH)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.members)
