@@ -24,6 +24,7 @@ from apps.jobs.ids import job_id_of
 from apps.jobs.models import DeadLetter, Job
 from apps.jobs.snooze import Snooze
 from apps.jobs.task import JobTask
+from tasks.catalog import sync_to_external_api
 from tasks.lab import lab_add, lab_fail, lab_flaky, lab_nothing, lab_secret, lab_total
 from tests.jobs.bench import Bench
 from tests.nobody import NOBODY
@@ -39,11 +40,6 @@ def look_at_request(self: JobTask, *args: Any) -> None:
 
 @shared_task(name="tests.take_anything")
 def take_anything(value: Any) -> None:
-    seen.append(value)
-
-
-@shared_task(name="tasks.batch_add")  # a name that has a route
-def batch_add(value: int) -> None:
     seen.append(value)
 
 
@@ -188,9 +184,16 @@ def test_a_queue_is_taken_from_the_call_before_the_routes(bench: Bench) -> None:
 @pytest.mark.parametrize("queue", [None, "high"])
 def test_a_map_goes_to_the_queue_of_its_task(bench: Bench, queue: str | None) -> None:
     options = {"queue": queue} if queue else {}
-    jobs = [batch_add.map([1, 2]).apply_async(**options), batch_add.starmap([(1,), (2,)]).apply_async(**options)]
-    [chunk] = batch_add.chunks([(1,), (2,)], 2).apply_async(**options)
-    assert [job_of(result).queue for result in (*jobs, chunk)] == [queue or "low"] * 3
+    push = sync_to_external_api
+    jobs = [push.map([1, 2]).apply_async(**options), push.starmap([(1,), (2,)]).apply_async(**options)]
+    [chunk] = push.chunks([(1,), (2,)], 2).apply_async(**options)
+    assert [job_of(result).queue for result in (*jobs, chunk)] == [queue or "io"] * 3
+
+
+def test_a_map_calls_its_task_with_each(bench: Bench) -> None:
+    take_anything.map([1, 2]).delay()
+    take_anything.starmap([(1,), (2,)]).delay()
+    take_anything.chunks([(1,), (2,)], 1).apply_async()
     bench.run_all()
     assert seen == [1, 2] * 3
 
