@@ -9,6 +9,7 @@ import pytest
 from apps.jobs import ledger
 from apps.jobs.ledger import NewJob
 from apps.jobs.models import Job
+from config.broker import VISIBILITY_SECONDS
 from tasks.lab import lab_add, lab_nothing
 from tests.acceptance.misbehaviour import note
 from tests.acceptance.site import Site, eventually
@@ -80,15 +81,19 @@ def test_a_job_that_ended_while_the_broker_was_away_is_not_out_of_time(site: Sit
 
 
 def test_a_worker_whose_connection_is_cut_again_and_again_runs_each_of_its_jobs_once(site: Site, book: Path) -> None:
-    """Whatever it has just claimed, given to a child or heard from one. The long job outlasts its lease."""
+    """Whatever it has just claimed, given to a child or heard from one. The long job outlasts its lease.
+
+    Between a fetch and its answer a cut leaves the messages to the visibility time-out.
+    """
+    patience = VISIBILITY_SECONDS + 30
     long = note.delay(book=str(book), seconds=6)
     ids = note.delay_many([{"book": str(book), "seconds": 0.03} for _ in range(600)])
     ended = Job.objects.filter(pk__in=ids, state=SUCCEEDED)
     eventually(lambda: f"start {long.id}" in book.read_text())
     for cut in range(1, 7):
-        eventually(lambda cut=cut: ended.count() > 80 * cut, describe=lambda: site.last_words("worker"))  # type: ignore[misc]
+        eventually(lambda cut=cut: ended.count() > 80 * cut, patience, describe=lambda: site.last_words("worker"))  # type: ignore[misc]
         cut_connections(site)
-    eventually(lambda: all_have_run([*ids, long.id]), describe=lambda: site.last_words("worker"))
+    eventually(lambda: all_have_run([*ids, long.id]), patience, describe=lambda: site.last_words("worker"))
     twice = {job_id: count for job_id, count in starts(book).items() if count > 1}
     lost = list(Job.objects.filter(pk__in=[*ids, long.id]).exclude(attempts=1, crashes=0).values("id", "errors"))
     assert (twice, lost) == ({}, [])
