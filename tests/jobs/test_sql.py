@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import DatabaseError, connection
 
+from apps.jobs import sql
 from apps.jobs.models import Job
 from tasks.lab import lab_nothing
 from tests.jobs.bench import Bench, claim
@@ -48,6 +49,13 @@ def test_nothing_else_is_prepared_however_often_it_runs(bench: Bench) -> None:
     for _ in range(SETTLED):
         assert not Job.objects.exists()
     assert prepared() == {}
+
+
+@pytest.mark.parametrize("statement", ["SELECT %s::int", "SELECT %s FROM nowhere"])
+def test_an_error_is_one_of_djangos_and_the_connection_goes_on(statement: str) -> None:
+    with pytest.raises(DatabaseError, match=r'"no number"|"nowhere"'):
+        sql.run(statement, ["no number"])
+    assert sql.run("SELECT %s::int, %s::uuid", [7, None]) == [(7, None)]
 
 
 def test_a_pooler_that_knows_no_prepared_statements_gets_none(bench: Bench, settings: Any) -> None:
