@@ -97,7 +97,7 @@ class Attempt:
             try:
                 result = self.task.run(*args, **kwargs)
             except Ignore as outcome:
-                if isinstance(outcome, UNDONE):
+                if isinstance(outcome, UNDONE) or transaction.get_rollback():  # after a caught error of the database
                     raise
                 self._ignored()
                 ignored = outcome

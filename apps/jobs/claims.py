@@ -61,12 +61,14 @@ class Claims:
         first = {request.job_id: request for request in reversed(requests)}
         claimed_at = time.monotonic()
         tokens = ledger.claim({job_id: request.tried for job_id, request in first.items()}, lease.worker_id())
+        granted = []
         for request in requests:
             if first[request.job_id] is not request:
                 self.batch.add(request, within=0.0)  # a second message of the same job: what is it after the first?
             elif request.job_id in tokens:
                 request.grant(tokens[request.job_id], claimed_at=claimed_at, ends_here=self.ends_here)
-        self._start([request for request in requests if request.token is not None])
+                granted.append(request)
+        self._start(granted)
         # Last: what goes wrong with one of these must not keep what is ours from being started.
         for request in first.values():
             if request.token is None:

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 from functools import cache
+from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,6 +27,8 @@ Rows = list[tuple[Any, ...]]
 Types = tuple[int, ...] | None
 # The names of what each connection has prepared, by its text and the types of its parameters.
 _prepared: WeakKeyDictionary[Any, dict[tuple[str, Types], bytes]] = WeakKeyDictionary()
+# Never the same twice: one whose preparation was interrupted may be there after all.
+_number = count()
 
 
 def run(statement: str, parameters: Sequence[Any]) -> Rows:
@@ -45,21 +48,30 @@ def run(statement: str, parameters: Sequence[Any]) -> Rows:
 
 
 def _run_prepared(connection: Any, statement: str, parameters: Sequence[Any]) -> Rows:
-    """As the cursor does it, without all that a cursor can do besides."""
+    """As the cursor does it, without all that a cursor can do besides. Outside a transaction alone."""
     adapt = Transformer(connection)
     values = adapt.dump_sequence(parameters, [PyFormat.AUTO] * len(parameters))
-    names = _prepared.setdefault(connection, {})
     with connection.lock:
-        name = names.get((statement, adapt.types))
-        if name is None:
-            name = b"nightshift_%d" % len(names)
-            connection.pgconn.send_prepare(name, _numbered(statement), adapt.types)
-            _result(connection, ExecStatus.COMMAND_OK)
-            names[statement, adapt.types] = name
-        connection.pgconn.send_query_prepared(name, values, adapt.formats)
-        result = _result(connection, ExecStatus.TUPLES_OK)
+        try:
+            result = _ask(connection, statement, adapt, values)
+        except psycopg.errors.InvalidSqlStatementName:
+            # After a rollback psycopg lets the server forget all that is prepared. Nothing was executed.
+            _prepared.pop(connection)
+            result = _ask(connection, statement, adapt, values)
     adapt.set_pgresult(result)
     return adapt.load_rows(0, result.ntuples, tuple)
+
+
+def _ask(connection: Any, statement: str, adapt: Transformer, values: Sequence[Any]) -> Any:
+    names = _prepared.setdefault(connection, {})
+    name = names.get((statement, adapt.types))
+    if name is None:
+        name = b"nightshift_%d" % next(_number)
+        connection.pgconn.send_prepare(name, _numbered(statement), adapt.types)
+        _result(connection, ExecStatus.COMMAND_OK)
+        names[statement, adapt.types] = name
+    connection.pgconn.send_query_prepared(name, values, adapt.formats)
+    return _result(connection, ExecStatus.TUPLES_OK)
 
 
 def _result(connection: Any, expected: ExecStatus) -> Any:

@@ -1,10 +1,11 @@
 """The statements that run for every job are prepared, and find their row by its index."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, connection, transaction
 
 from apps.jobs import sql
 from apps.jobs.models import Job
@@ -56,6 +57,18 @@ def test_an_error_is_one_of_djangos_and_the_connection_goes_on(statement: str) -
     with pytest.raises(DatabaseError, match=r'"no number"|"nowhere"'):
         sql.run(statement, ["no number"])
     assert sql.run("SELECT %s::int, %s::uuid", [7, None]) == [(7, None)]
+
+
+@pytest.mark.parametrize("outer", [nullcontext, transaction.atomic], ids=["whole", "to a savepoint"])
+def test_a_rollback_costs_no_later_job_anything(outer: Callable[[], AbstractContextManager[Any]]) -> None:
+    """psycopg lets the server forget every prepared statement with it."""
+    lab_nothing.delay()
+    with outer(), suppress(ZeroDivisionError), transaction.atomic():
+        lab_nothing.delay()
+        raise ZeroDivisionError
+    for _ in range(3):
+        lab_nothing.delay()
+    assert Job.objects.count() == 4
 
 
 def test_a_pooler_that_knows_no_prepared_statements_gets_none(bench: Bench, settings: Any) -> None:
