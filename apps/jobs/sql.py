@@ -62,7 +62,7 @@ def _run_prepared(connection: Any, statement: str, parameters: Sequence[Any]) ->
     return adapt.load_rows(0, result.ntuples, tuple)
 
 
-def _ask(connection: Any, statement: str, adapt: Transformer, values: Sequence[Any]) -> Any:
+def _ask(connection: Any, statement: str, adapt: Any, values: Sequence[Any]) -> Any:
     names = _prepared.setdefault(connection, {})
     name = names.get((statement, adapt.types))
     if name is None:

@@ -14,7 +14,7 @@ from celery.exceptions import Ignore, QueueNotFound
 from celery.result import AsyncResult
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db import DataError, OperationalError, connection, transaction
+from django.db import DataError, IntegrityError, OperationalError, connection, transaction
 from django.test import override_settings
 from django.utils import timezone
 from kombu.utils.json import dumps
@@ -832,6 +832,18 @@ def end_early(self: JobTask, how: str) -> None:
             self.replace(group(lab_add.s(20, 22), lab_add.s(1, 1)))
         case "snooze":
             raise Snooze(60)
+        case "is there already":
+            with suppress(IntegrityError):
+                User.objects.create(username="dora")
+            raise Ignore
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_atomic_task_that_ignores_itself_after_an_error_of_the_database_has_succeeded() -> None:
+    result = end_early.delay("is there already")
+    Bench().run_due()
+    assert job_of(result).state == Job.State.SUCCEEDED
+    assert not User.objects.exists()
 
 
 @pytest.mark.parametrize(
