@@ -13,6 +13,7 @@ from django.views.decorators.http import require_GET, require_POST
 import tasks
 from apps.accounts.access import member_of_staff
 from apps.catalog.models import Product
+from apps.jobs.task import is_new
 
 PRODUCTS_A_PAGE = 50
 # In the product's history.
@@ -34,7 +35,7 @@ def push(request: HttpRequest, product_id: int) -> HttpResponseBase:
     product = get_object_or_404(Product, pk=product_id)
     with transaction.atomic():
         job = tasks.sync_to_external_api.delay(record_id=product.pk)
-        if getattr(job, "created", True):  # else a push was waiting already, and nothing has changed
+        if is_new(job):  # else a push was waiting already, and nothing has changed
             LogEntry.objects.log_actions(user.pk, [product], CHANGE, PUSHED)
     return redirect("job-status", job.id)
 

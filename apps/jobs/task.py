@@ -67,6 +67,11 @@ class JobResult(AsyncResult):
     created = True
 
 
+def is_new(result: AsyncResult) -> bool:
+    """Whether this call made the job. One of Celery's eager results, which do not say, always did."""
+    return bool(getattr(result, "created", True))
+
+
 class JobTask(celery.Task):
     abstract = True
 
@@ -236,7 +241,7 @@ class JobTask(celery.Task):
             task=self.name,
             args=args,
             kwargs=kwargs,
-            queue=self._queue(args, kwargs, options),
+            queue=self.queue_for(args, kwargs, options),
             options=carried(options, asked_by),
             priority=options.get("priority"),
             run_at=aware(options.get("eta"), self.app),
@@ -251,7 +256,7 @@ class JobTask(celery.Task):
             root_id=root_id,
         )
 
-    def _queue(self, args: list[Any], kwargs: dict[str, Any], options: Mapping[str, Any]) -> str:
+    def queue_for(self, args: list[Any], kwargs: dict[str, Any], options: Mapping[str, Any]) -> str:
         """By Celery's own router. A queue that does not exist raises `QueueNotFound` here, not silence later."""
         asked = {name: options[name] for name in ("queue", "exchange", "routing_key") if options.get(name)}
         if "queue" not in asked and asked.get("routing_key") in self.app.amqp.queues:

@@ -107,5 +107,5 @@ def _chord_as_task(whole: Any) -> Any:
 def _queue_of(signature: Any) -> str | None:
     task = current_app.tasks.get(signature.task)
     with suppress(QueueNotFound):
-        return task and str(task._queue(list(signature.args), dict(signature.kwargs), signature.options))
+        return task and str(task.queue_for(list(signature.args), dict(signature.kwargs), signature.options))
     return None

@@ -19,6 +19,7 @@ import tasks
 from apps.accounts.access import member_of_staff, signed_in
 from apps.catalog.models import Product
 from apps.jobs.models import Job
+from apps.jobs.task import is_new
 from apps.orders import services
 from apps.orders.forms import MOST_LINES, PlaceOrderForm
 from apps.orders.models import Order
@@ -97,7 +98,7 @@ def refund(request: HttpRequest, order_id: int) -> HttpResponseBase:
         with transaction.atomic():
             record_refund_intent(charge.pk)
             job = tasks.refund_charge.delay(charge_id=charge.pk)
-            if getattr(job, "created", True):
+            if is_new(job):
                 LogEntry.objects.log_actions(user.pk, [order], CHANGE, f"Refund of {charge.amount} started.")
     except NothingToRefund as error:
         return _refused(request, str(error))
@@ -122,10 +123,10 @@ def start_charge(order_id: int) -> None:
     """Call it in the transaction that wrote the order or its charge; the order then knows its job.
 
     Raises OrderNotChargeable while the order's last job lives: that job may be past the point where it would see a
-    new charge, which nobody would then work on. (Celery's eager results do not say who made the job.)
+    new charge, which nobody would then work on.
     """
     job = tasks.charge_customer.delay(order_id=order_id)
-    if not getattr(job, "created", True):
+    if not is_new(job):
         raise OrderNotChargeable("The order's last attempt is still ending. Try again in a moment.")
     Order.objects.filter(pk=order_id).update(charge_job=job.id)
 
