@@ -222,6 +222,21 @@ def named_arguments(letter: DeadLetter) -> dict[str, Any]:
         raise NotReplayable(f"The arguments do not fit {letter.task}: {exc}. Give all of them anew.") from exc
 
 
+def with_secrets(edited: Mapping[str, Any], letter: DeadLetter) -> dict[str, Any]:
+    """What a person made of the arguments as they are shown: `***` in a secret's place is that secret again.
+
+    Any other value is what was typed. So is all of it where the arguments that the letter has fit no signature.
+    """
+    try:
+        before = named_arguments(letter)
+    except NotReplayable:
+        before = letter.kwargs
+    return {
+        name: before[name] if value == sensitive.MASK and sensitive.is_sealed(before.get(name)) else value
+        for name, value in edited.items()
+    }
+
+
 def _close_replayed(made: Mapping[UUID, UUID], by: Any) -> None:
     with connection.cursor() as cursor:
         cursor.execute(

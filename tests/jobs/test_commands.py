@@ -207,6 +207,14 @@ def test_arguments_that_do_not_fit_the_task_leave_the_letter_open() -> None:
     assert (state_of(dead), Job.objects.count()) == ("open", 0)
 
 
+def test_a_masked_secret_among_arguments_that_are_replaced_is_the_secret_again() -> None:
+    dead = letter(task="tasks.lab_secret", kwargs=sensitive.seal({"token": "hunter2-secret"}, ["token"]))
+
+    run("dead_letters", "replay", dead.id, "--kwargs", '{"token": "***"}')
+
+    assert sensitive.unseal(Job.objects.get().kwargs) == {"token": "hunter2-secret"}
+
+
 def test_arguments_are_changed_for_one_letter_only() -> None:
     with pytest.raises(CommandError, match="one letter at a time"):
         run("dead_letters", "replay", letter().id, letter().id, "--set", "y=1")

@@ -457,6 +457,12 @@ def test_arguments_are_corrected_before_a_replay(admin: Client) -> None:
     assert LogEntry.objects.get().change_message == "Replayed with corrected arguments."
 
 
+def test_arguments_that_fit_no_signature_are_given_anew(admin: Client) -> None:
+    dead = letter(args=[1, 2, 3], kwargs={}, kind="wrong_arguments")
+    assert "Replayed as job" in replay(admin, dead, {"x": 1, "y": 2})
+    assert Job.objects.get().kwargs == {"x": 1, "y": 2}
+
+
 def test_arguments_that_nobody_touched_are_replayed_as_they_were(admin: Client) -> None:
     moment = timezone.now()
     dead = letter(task="tasks.lab_unique", kwargs={"key": moment})

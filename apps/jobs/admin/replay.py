@@ -86,7 +86,7 @@ def _replay(request: HttpRequest, letter: DeadLetter, form: ArgumentsForm, befor
     changed = _canonical(form["arguments"].value()) != _canonical(before)
     try:
         with transaction.atomic():
-            kwargs = _with_secrets(edited, letter) if changed else None
+            kwargs = dead_letters.with_secrets(edited, letter) if changed else None
             job_id = dead_letters.replay(letter.pk, by=request.user, kwargs=kwargs)
             if job_id is not None:
                 _log(request, letter, changed)
@@ -104,15 +104,6 @@ def _replay(request: HttpRequest, letter: DeadLetter, form: ArgumentsForm, befor
 def _canonical(text: str) -> str:
     """The same for the same JSON. To Python 7.0 is 7 and true is 1, and a correction of just that would be none."""
     return json.dumps(json.loads(text), sort_keys=True)
-
-
-def _with_secrets(edited: dict[str, Any], letter: DeadLetter) -> dict[str, Any]:
-    """A masked value is the sealed one again; any other is what was typed, and is sealed if its name says so."""
-    before = dead_letters.named_arguments(letter)
-    return {
-        name: before[name] if value == sensitive.MASK and sensitive.is_sealed(before.get(name)) else value
-        for name, value in edited.items()
-    }
 
 
 def _log(request: HttpRequest, letter: DeadLetter, changed: bool) -> None:

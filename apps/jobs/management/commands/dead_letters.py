@@ -126,7 +126,7 @@ class Command(BaseCommand):
             before = dead_letters.named_arguments(letter) if kwargs is None else kwargs
         except NotReplayable as exc:
             raise CommandError(str(exc)) from exc
-        edited = {**before, **dict(map(_change, changes))}
+        edited = dead_letters.with_secrets({**before, **dict(map(_change, changes))}, letter)
         secret = getattr(current_app.tasks.get(letter.task), "sensitive", ())
         shown = sensitive.mask(sensitive.seal(edited, secret))
         self.stdout.write(f"{letter.task} {plain(json.dumps(shown, default=str))}")
