@@ -1,6 +1,9 @@
 """`manage.py dead_letters` and `manage.py queues`: what an operator types, and what they are told."""
 
 import json
+import os
+import subprocess
+import sys
 from datetime import timedelta
 from io import StringIO
 from typing import Any
@@ -8,12 +11,15 @@ from uuid import UUID, uuid4
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.utils import timezone
 
 from apps.jobs import queues, sensitive
 from apps.jobs.management.arguments import duration, future, past
 from apps.jobs.management.text import age, table
 from apps.jobs.models import DeadLetter, Job, QueuePause
+from apps.local.places import ROOT
+from tests.nobody import NOBODY
 
 pytestmark = pytest.mark.django_db
 
@@ -82,6 +88,12 @@ def test_show_tells_everything_but_secrets(by: str) -> None:
     assert '{"token": "***"}' in output
     assert "  boom" in output
     assert "__sealed__" not in output
+
+
+@pytest.mark.parametrize("limit", ["-1", "ten", "9" * 20])
+def test_a_limit_that_makes_no_sense_is_refused(limit: str) -> None:
+    with pytest.raises(CommandError, match="not a number of rows"):
+        run("dead_letters", "list", f"--limit={limit}")
 
 
 def test_an_unknown_id_is_an_error() -> None:
@@ -207,6 +219,20 @@ def test_arguments_that_do_not_fit_the_task_leave_the_letter_open() -> None:
     assert (state_of(dead), Job.objects.count()) == ("open", 0)
 
 
+@pytest.mark.parametrize("value", ["NaN", '"\\u0000"', '"\\ud800"', '{"__type__": "uuid", "__value__": 5}'])
+def test_a_value_that_cannot_be_stored_is_an_error(value: str) -> None:
+    dead = letter()
+
+    with pytest.raises(CommandError):
+        run("dead_letters", "replay", dead.id, "--set", f"y={value}")
+    assert (state_of(dead), Job.objects.count()) == ("open", 0)
+
+
+def test_arguments_that_are_not_json_are_called_so() -> None:
+    with pytest.raises(CommandError, match="this is not JSON"):
+        run("dead_letters", "replay", letter().id, "--kwargs", "{y: 1}")
+
+
 def test_a_masked_secret_among_arguments_that_are_replaced_is_the_secret_again() -> None:
     dead = letter(task="tasks.lab_secret", kwargs=sensitive.seal({"token": "hunter2-secret"}, ["token"]))
 
@@ -319,6 +345,11 @@ def test_a_time_that_makes_no_sense_is_refused(text: str) -> None:
         run("dead_letters", "list", f"--since={text}")
 
 
+def test_a_time_before_the_calendar_is_refused() -> None:
+    with pytest.raises(CommandError, match="no calendar"):
+        run("dead_letters", "list", "--since=999999d")
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(-1, "0s"), (59, "59s"), (61, "1m"), (7200, "2h"), (200_000, "2d")])
 def test_an_age_is_told_in_the_largest_unit_that_fits(seconds: float, text: str) -> None:
     assert age(seconds) == text
@@ -326,3 +357,44 @@ def test_an_age_is_told_in_the_largest_unit_that_fits(seconds: float, text: str)
 
 def test_numbers_stand_right_in_a_table() -> None:
     assert table(("N", "NAME"), [(5, "a"), (10, "b")]).splitlines() == [" N  NAME", " 5  a", "10  b"]
+
+
+# --- Bad moments ------------------------------------------------------------------------------------------------------
+
+
+def test_a_time_that_the_database_does_not_know_is_a_sentence() -> None:
+    with pytest.raises(CommandError, match="time zone displacement"):
+        run("dead_letters", "list", "--since=2026-02-05T09:00+23:00")
+
+
+@pytest.mark.parametrize("command", [["dead_letters", "list"], ["queues"]])
+def test_without_a_database_a_command_ends_with_a_sentence(command: list[str]) -> None:
+    with typed_at_a_prompt(command, f"postgres://{NOBODY}/nightshift") as typed:
+        _, said = typed.communicate()
+    assert typed.returncode == 1
+    assert said.startswith("CommandError: The database has not done it: connection failed")
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", [["dead_letters", "list"], ["queues"]])
+def test_a_reader_that_has_seen_enough_is_no_error(
+    transactional_db: None, servers: dict[str, str], command: list[str]
+) -> None:
+    base, _, _ = servers["DATABASE_URL"].rpartition("/")
+    with typed_at_a_prompt(command, f"{base}/{connection.settings_dict['NAME']}") as typed:
+        assert typed.stdout is not None
+        typed.stdout.close()  # as `head` does
+        assert typed.stderr is not None
+        assert typed.stderr.read() == ""
+    assert typed.returncode == 1
+
+
+def typed_at_a_prompt(command: list[str], database: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "manage.py", *command],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": database},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

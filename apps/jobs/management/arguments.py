@@ -19,6 +19,13 @@ def duration(text: str) -> timedelta:
     return timedelta(seconds=int(match[1]) * SECONDS[match[2]])
 
 
+def number(text: str) -> int:
+    """Of rows: PostgreSQL counts none below zero."""
+    if re.fullmatch(r"\d{1,9}", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of rows: write 50.")
+    return int(text)
+
+
 def moment(text: str) -> datetime | None:
     """A date and time as 2026-02-05T09:00; without a zone it is in the project's own."""
     try:
@@ -32,7 +39,10 @@ def moment(text: str) -> datetime | None:
 
 def past(text: str) -> datetime:
     """A moment, or how long ago: `2h`."""
-    return moment(text) or timezone.now() - duration(text)
+    try:
+        return moment(text) or timezone.now() - duration(text)
+    except OverflowError as exc:
+        raise argparse.ArgumentTypeError(f"{text!r} ago there was no calendar.") from exc
 
 
 def future(text: str) -> datetime:

@@ -6,12 +6,13 @@ from typing import Any
 from uuid import UUID
 
 from celery import current_app
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db.models import Q, QuerySet
 
 from apps.jobs import dead_letters, sensitive
 from apps.jobs.dead_letters import NotReplayable
-from apps.jobs.management.arguments import duration, past
+from apps.jobs.management.arguments import duration, number, past
+from apps.jobs.management.operator import OperatorCommand
 from apps.jobs.management.text import ago, plain, plain_lines, shorten, table
 from apps.jobs.models import DeadLetter
 
@@ -22,13 +23,13 @@ WIDTH_IN_A_FILE = 200
 FINGERPRINT = 8
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Reviews, replays and discards dead letters."
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, metavar="list | show | replay | discard")
         listing = actions.add_parser("list", help="Open letters, the newest first.")
-        listing.add_argument("--limit", type=int, default=50)
+        listing.add_argument("--limit", type=number, default=50)
         _add_filters(listing)
 
         show = actions.add_parser("show", help="One letter with its arguments and traceback.")
@@ -135,7 +136,7 @@ class Command(BaseCommand):
     def _replay_one(self, letter: DeadLetter, kwargs: dict[str, Any] | None) -> None:
         try:
             job_id = dead_letters.replay(letter.pk, kwargs=kwargs)
-        except NotReplayable as exc:
+        except ValueError as exc:  # NotReplayable, or what PostgreSQL cannot store
             raise CommandError(str(exc)) from exc
         self.stdout.write(f"Replayed as {job_id}.")
 
@@ -180,7 +181,7 @@ class Command(BaseCommand):
 def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", help="Its whole name.")
     parser.add_argument("--fingerprint", help="The beginning is enough.")
-    parser.add_argument("--since", type=past, help="2h ago, or 2026-02-05T09:00.")
+    parser.add_argument("--since", type=past, help="2h ago, or 2026-02-05T09:00 (UTC).")
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
@@ -199,7 +200,10 @@ def _is_one_of(ids: list[UUID]) -> Q:
 
 
 def _mapping(text: str) -> dict[str, Any]:
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"this is not JSON: {exc}") from exc
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError("the arguments are a JSON object by name")
     return value

@@ -1,16 +1,17 @@
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db.models import Q
 from django.utils import timezone
 
 from apps.jobs import queues
 from apps.jobs.management.arguments import future
+from apps.jobs.management.operator import OperatorCommand
 from apps.jobs.management.text import age, table
 from apps.jobs.models import QueuePause
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Shows what waits in each queue; pauses and resumes a queue."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -18,7 +19,7 @@ class Command(BaseCommand):
         pause = actions.add_parser("pause", help="Send no more of this queue's jobs to workers. Running ones go on.")
         pause.add_argument("queue")
         pause.add_argument("--reason", required=True, help="For the next person who asks.")
-        pause.add_argument("--until", type=future, help="Resume by itself: 2h, or 2026-02-05T09:00.")
+        pause.add_argument("--until", type=future, help="Resume by itself: 2h, or 2026-02-05T09:00 (UTC).")
         resume = actions.add_parser("resume", help="Send them again, at once.")
         resume.add_argument("queue")
 
