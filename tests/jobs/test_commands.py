@@ -318,6 +318,13 @@ def test_a_pause_whose_end_is_far_away_is_refused() -> None:
     assert "Maintenance" not in run("queues")
 
 
+@pytest.mark.parametrize("until", ["2026-02-05T09:00", "0m"])
+def test_a_pause_that_would_be_over_already_is_refused(until: str) -> None:
+    with pytest.raises(CommandError, match="over already"):
+        run("queues", "pause", "io", "--reason", "Maintenance.", "--until", until)
+    assert not QueuePause.objects.exists()
+
+
 def test_a_pause_that_is_over_is_not_shown() -> None:
     queues.pause("io", "Maintenance.", until=timezone.now() - timedelta(seconds=1))
 

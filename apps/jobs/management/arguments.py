@@ -46,8 +46,11 @@ def past(text: str) -> datetime:
 
 
 def future(text: str) -> datetime:
-    """A moment, or in how long: `2h`."""
-    return moment(text) or timezone.now() + duration(text)
+    """A moment that is still to come, or in how long: `2h`."""
+    at = moment(text) or timezone.now() + duration(text)
+    if at <= timezone.now():
+        raise argparse.ArgumentTypeError(f"{text!r} is over already: a time without a zone is in UTC.")
+    return at
 
 
 def queues(text: str) -> list[str]:
