@@ -14,7 +14,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
 
-from apps.jobs import queues, sensitive
+from apps.jobs import dead_letters, queues, sensitive
 from apps.jobs.management.arguments import duration, future, past
 from apps.jobs.management.text import age, table
 from apps.jobs.models import DeadLetter, Job, QueuePause
@@ -239,6 +239,33 @@ def test_a_masked_secret_among_arguments_that_are_replaced_is_the_secret_again()
     run("dead_letters", "replay", dead.id, "--kwargs", '{"token": "***"}')
 
     assert sensitive.unseal(Job.objects.get().kwargs) == {"token": "hunter2-secret"}
+
+
+def test_a_letter_that_somebody_was_quicker_with_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    before_it_was_locked = dead_letters.replay
+
+    def replay(letter_id: Any, **options: Any) -> Any:
+        DeadLetter.objects.update(state="discarded")
+        return before_it_was_locked(letter_id, **options)
+
+    monkeypatch.setattr(dead_letters, "replay", replay)
+    with pytest.raises(CommandError, match="resolved it meanwhile"):
+        run("dead_letters", "replay", letter().id)
+
+
+def test_what_dies_during_a_replay_is_not_called_impossible(monkeypatch: pytest.MonkeyPatch) -> None:
+    replay_many = dead_letters.replay_many
+
+    def meanwhile(*args: Any, **options: Any) -> list[Any]:
+        letter()
+        return replay_many(*args, **options)
+
+    monkeypatch.setattr(dead_letters, "replay_many", meanwhile)
+    letter()
+    letter()
+
+    assert "Replayed 2." in run("dead_letters", "replay", "--all")
+    assert DeadLetter.objects.filter(state="open").count() == 1
 
 
 def test_arguments_are_changed_for_one_letter_only() -> None:

@@ -10,6 +10,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.db.models import Q, QuerySet
 
 from apps.jobs import dead_letters, sensitive
+from apps.jobs.clock import database_now
 from apps.jobs.dead_letters import NotReplayable
 from apps.jobs.management.arguments import duration, number, past
 from apps.jobs.management.operator import OperatorCommand
@@ -106,8 +107,10 @@ class Command(OperatorCommand):
 
     def _replay(self, *, over: timedelta, dry_run: bool, **options: Any) -> None:
         changes, kwargs = options.pop("set"), options.pop("kwargs")
-        letters = self._chosen(options)
-        one = letters.get() if letters.count() == 1 else None
+        # What dies meanwhile, these very jobs perhaps once more, is not among those that cannot be replayed.
+        letters = self._chosen(options).filter(created_at__lte=database_now())
+        some = list(letters[:2])
+        one = some[0] if len(some) == 1 else None
         if (changes or kwargs is not None) and one is None:
             raise CommandError("Arguments can be changed for one letter at a time: name its id.")
         if one is not None:
@@ -138,6 +141,8 @@ class Command(OperatorCommand):
             job_id = dead_letters.replay(letter.pk, kwargs=kwargs)
         except ValueError as exc:  # NotReplayable, or what PostgreSQL cannot store
             raise CommandError(str(exc)) from exc
+        if job_id is None:
+            raise CommandError("Somebody has resolved it meanwhile: nothing was done.")
         self.stdout.write(f"Replayed as {job_id}.")
 
     def _replay_many(self, letters: "QuerySet[DeadLetter]", over: timedelta) -> None:
