@@ -426,6 +426,17 @@ def test_what_makes_no_sense_is_a_400_and_no_error_of_the_server(admin: Client, 
     chosen = {"action": "cancel" if page == JOBS else "replay", "_selected_action": "x"}
     assert admin.post(reverse(page), chosen).status_code == 400
     assert admin.get(reverse(page), {"task__regex": "("}).status_code == 400
+    assert admin.get(page_of(job()), {"_to_field": ""}).status_code == 200
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("column", ["since", "created_at__gte"])
+def test_a_time_that_the_database_does_not_know_is_a_400_as_well(admin: Client, column: str) -> None:
+    for page in (JOBS, LETTERS):
+        assert admin.get(reverse(page), {column: "2026-02-05T09:00+23:00"}).status_code == 400
+    question = confirmed(asked_at="2026-02-05T09:00+23:00")
+    assert admin.post(button(job(), "cancel"), question).status_code == 400
+    assert Job.objects.get().state == "queued"
 
 
 def test_a_row_to_go_on_behind_that_is_no_id_is_asked_again(admin: Client) -> None:
@@ -698,9 +709,12 @@ def test_a_pause_has_the_end_that_was_typed(admin: Client) -> None:
     form = {"queue": "low", "reason": "Maintenance.", "until": f"{end:%Y-%m-%dT%H:%M}"}
     admin.post(reverse("admin:jobs_queuepause_add"), form)
     assert QueuePause.objects.get().until == end
+    QueuePause.objects.all().delete()
+    admin.post(reverse("admin:jobs_queuepause_add"), {**form, "until": f"{end:%Y-%m-%dT%H:%M}+23:00"})
+    assert QueuePause.objects.get().until == end - timedelta(hours=23)
     change = admin.get(reverse("admin:jobs_queuepause_change", args=["low"])).content.decode()
     assert 'type="datetime-local"' in change
-    assert f'value="{end:%Y-%m-%dT%H:%M}"' in change
+    assert f'value="{end - timedelta(hours=23):%Y-%m-%dT%H:%M}"' in change
 
 
 @pytest.mark.usefixtures("wrong_clock")

@@ -23,6 +23,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 
 from apps.jobs.admin.records import RecordAdmin
+from apps.jobs.admin.strict import nonsense_is_refused
 from apps.jobs.clock import database_now
 
 # As many ids as ten megabytes hold.
@@ -130,6 +131,7 @@ class ActingAdmin(RecordAdmin):
         name = f"{self.opts.app_label}_{self.opts.model_name}_act"
         return [path("<uuid:pk>/<slug:act_name>/do/", one, name=name), *super().get_urls()]
 
+    @nonsense_is_refused()
     def act_on_one(self, request: HttpRequest, pk: UUID, act_name: str) -> HttpResponse:
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])

@@ -1,3 +1,4 @@
+from datetime import UTC
 from typing import Any
 
 from django import forms
@@ -43,7 +44,7 @@ class QueuePauseForm(forms.ModelForm[QueuePause]):
             raise forms.ValidationError("This is over already.")
         if until and until > timezone.now() + queues.LONGEST_PAUSE:
             raise forms.ValidationError(queues.TOO_LONG)
-        return until
+        return until and until.astimezone(UTC)  # PostgreSQL knows no zone of 16 hours
 
 
 @admin.register(QueuePause)
