@@ -6,7 +6,6 @@ It counts as the schedule's last run: while it is live, a schedule that may not 
 from uuid import UUID
 
 from celery import current_app
-from celery.exceptions import QueueNotFound
 from django.db import transaction
 from django_celery_beat.models import PeriodicTask
 from kombu.exceptions import OperationalError as BrokerError
@@ -14,7 +13,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from apps.jobs.backpressure import QueueFull
 from apps.jobs.ids import uuid7
 from apps.jobs.models import SchedulePolicy
-from apps.jobs.scheduler import Call
+from apps.jobs.scheduler import UNUSABLE, Call
 
 
 class NotRunnable(ValueError):
@@ -31,6 +30,6 @@ def run_now(model: PeriodicTask) -> UUID:
             call = Call.of(model)
             result = task.apply_async(call.args, call.kwargs, task_id=str(uuid7()), **call.options)
             SchedulePolicy.objects.update_or_create(schedule=model, defaults={"last_job_id": result.id})
-    except (TypeError, ValueError, QueueFull, QueueNotFound, BrokerError) as exc:
+    except (*UNUSABLE, QueueFull, BrokerError) as exc:
         raise NotRunnable(str(exc)) from exc
     return UUID(result.id)

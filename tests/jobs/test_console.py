@@ -24,7 +24,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import escape
-from django_celery_beat.models import PeriodicTask
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from apps.jobs import ledger, sensitive
 from apps.jobs.admin import acts
@@ -772,6 +772,19 @@ def test_a_schedule_whose_task_is_unknown_says_so(admin: Client) -> None:
     said = act(admin, SCHEDULES, "run_now", schedule("tasks.of_yesterday")).content.decode()
     assert "no task is named" in said
     assert not Job.objects.exists()
+
+
+def test_a_schedule_whose_arguments_nobody_can_read_says_so(admin: Client) -> None:
+    model = schedule()
+    PeriodicTask.objects.filter(pk=model.pk).update(kwargs='{"x": {"__type__": "decimal", "__value__": "x"}}')
+    assert "was not started" in act(admin, SCHEDULES, "run_now", model).content.decode()
+    assert not Job.objects.exists()
+
+
+def test_a_schedule_that_is_due_after_the_end_of_the_calendar_leaves_the_list_as_it_is(admin: Client) -> None:
+    interval = IntervalSchedule.objects.create(every=10_000_000, period=IntervalSchedule.DAYS)
+    PeriodicTask.objects.filter(pk=schedule().pk).update(interval=interval)
+    assert "never: it cannot be used" in admin.get(reverse(SCHEDULES)).content.decode()
 
 
 def test_every_permission_to_act_exists() -> None:

@@ -18,6 +18,7 @@ from apps.jobs.admin.records import state_badge
 from apps.jobs.admin.strict import StrictAdmin
 from apps.jobs.models import Job, SchedulePolicy
 from apps.jobs.run_now import NotRunnable, run_now
+from apps.jobs.scheduler import UNUSABLE
 from apps.jobs.ticks import next_tick
 
 PERMISSION = "jobs.run_schedule"
@@ -106,7 +107,10 @@ class ScheduleAdmin(StrictAdmin, PeriodicTaskAdmin):
 
     @admin.display(description="next run")
     def next_run(self, model: PeriodicTask) -> str:
-        due = next_tick(model) if model.enabled else None
+        try:
+            due = next_tick(model) if model.enabled else None
+        except UNUSABLE:  # of which beat's log tells more, and which must not take the whole list away
+            return "never: it cannot be used"
         return naturaltime(due) if due else "–"
 
 
