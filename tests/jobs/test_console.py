@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -188,6 +189,16 @@ def test_a_filter_by_date_finds_what_was_created_between(admin: Client) -> None:
     yesterday = f"{now - timedelta(days=1):%Y-%m-%dT%H:%M}"
     for query, found in (({"within": "1h"}, new), ({"until": yesterday}, old), ({"since": yesterday}, new)):
         assert listed(admin.get(reverse(JOBS), query)) == [str(found.pk)]  # type: ignore[arg-type]
+
+
+def test_a_time_of_day_says_of_which_zone_it_is(admin: Client) -> None:
+    QueuePause.objects.create(queue="low", until=timezone.now() + timedelta(hours=1))
+    over = job(state="succeeded", finished_at=timezone.now())
+    for page in (page_of(over), reverse("job-status", args=[over.pk]), reverse(QUEUES)):
+        times = re.findall(r"\d\d:\d\d(?!:)[^<]{0,4}", re.sub(r'"[^"]*"', "", admin.get(page).content.decode()))
+        assert times
+        assert all(time.endswith(" UTC") for time in times), (page, times)
+    assert "Since (UTC)" in admin.get(reverse(JOBS)).content.decode()
 
 
 # --- Jobs -------------------------------------------------------------------------------------------------------------

@@ -120,4 +120,4 @@ class CreatedFilter(admin.ListFilter):
     @property
     def fields(self) -> list[tuple[str, str, str]]:
         """Of the form: name, label and value."""
-        return [(name, name.title(), self.asked.get(name, "")) for name in ("since", "until")]
+        return [(name, f"{name.title()} (UTC)", self.asked.get(name, "")) for name in ("since", "until")]
