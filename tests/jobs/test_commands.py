@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from apps.jobs import dead_letters, queues, sensitive
@@ -88,6 +89,16 @@ def test_show_tells_everything_but_secrets(by: str) -> None:
     assert '{"token": "***"}' in output
     assert "  boom" in output
     assert "__sealed__" not in output
+
+
+def test_a_list_reads_no_more_of_a_letter_than_it_shows() -> None:
+    letter(traceback="Traceback …", message="m" * 2_000)
+
+    with CaptureQueriesContext(connection) as queries:
+        listed = run("dead_letters", "list")
+
+    assert not any("traceback" in query["sql"] or "kwargs" in query["sql"] for query in queries)
+    assert listed.splitlines()[-1].endswith("mmm…")
 
 
 @pytest.mark.parametrize("limit", ["-1", "ten", "9" * 20])

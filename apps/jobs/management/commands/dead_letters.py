@@ -8,6 +8,7 @@ from uuid import UUID
 from celery import current_app
 from django.core.management.base import CommandError, CommandParser
 from django.db.models import Q, QuerySet
+from django.db.models.functions import Left
 
 from apps.jobs import dead_letters, sensitive
 from apps.jobs.clock import database_now
@@ -20,6 +21,8 @@ from apps.jobs.models import DeadLetter
 HEADINGS = ("ID", "AGE", "KIND", "TASK", "QUEUE", "TRIES", "CAUSE", "MESSAGE")
 # Where the output is not a terminal, nothing says how wide it may be.
 WIDTH_IN_A_FILE = 200
+# Wider than any terminal.
+LONGEST_LINE = 500
 # Enough of a fingerprint to tell causes apart, and for --fingerprint.
 FINGERPRINT = 8
 
@@ -62,18 +65,11 @@ class Command(OperatorCommand):
             self.stdout.write(f"… and {count - limit:,} more. Narrow it down, or raise --limit.")
 
     def _print(self, letters: "QuerySet[DeadLetter]") -> None:
+        """Reads what it shows alone: a hundred thousand letters with their tracebacks are a gigabyte."""
+        columns = ("kind", "task", "queue", "attempts", Left("fingerprint", FINGERPRINT), Left("message", LONGEST_LINE))
         rows = [
-            [
-                letter.id,
-                ago(letter.created_at),
-                letter.kind,
-                letter.task,
-                letter.queue,
-                letter.attempts,
-                letter.fingerprint[:FINGERPRINT],
-                letter.message,
-            ]
-            for letter in letters
+            [letter_id, ago(created_at), *rest]
+            for letter_id, created_at, *rest in letters.values_list("id", "created_at", *columns)
         ]
         width = shutil.get_terminal_size().columns if self.stdout.isatty() else WIDTH_IN_A_FILE
         for line in table(HEADINGS, rows).splitlines():
