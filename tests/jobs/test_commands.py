@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -105,6 +106,16 @@ def test_a_list_reads_no_more_of_a_letter_than_it_shows() -> None:
 def test_a_limit_that_makes_no_sense_is_refused(limit: str) -> None:
     with pytest.raises(CommandError, match="not a number of rows"):
         run("dead_letters", "list", f"--limit={limit}")
+
+
+def test_show_tells_when_a_letter_was_resolved_and_by_whom() -> None:
+    at = datetime(2026, 2, 5, 9, tzinfo=UTC)
+    shown = letter(state="discarded", resolved_at=at, resolved_by=User.objects.create_user("ada"), reason="Over.")
+
+    output = run("dead_letters", "show", shown.id)
+
+    assert "2026-02-05 09:00:00 UTC" in output
+    assert "ada" in output
 
 
 def test_an_unknown_id_is_an_error() -> None:

@@ -92,6 +92,8 @@ class Command(OperatorCommand):
             ("created", f"{letter.created_at:%Y-%m-%d %H:%M:%S} UTC"),
             ("fingerprint", letter.fingerprint),
             ("state", letter.state),
+            ("resolved", letter.resolved_at and f"{letter.resolved_at:%Y-%m-%d %H:%M:%S} UTC"),
+            ("resolved by", letter.resolved_by),
             ("reason", letter.reason),
             ("replayed by", letter.replay_id),
         ]
