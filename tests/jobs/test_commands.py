@@ -192,6 +192,15 @@ def test_a_dry_run_changes_nothing_and_says_how_many() -> None:
     assert (state_of(dead), Job.objects.count()) == ("open", 0)
 
 
+def test_a_dry_run_of_one_fails_as_the_replay_would() -> None:
+    dead = letter()
+
+    with pytest.raises(CommandError, match="do not fit"):
+        run("dead_letters", "replay", dead.id, "--set", "z=1", "--dry-run")
+    assert "1 would be replayed." in run("dead_letters", "replay", dead.id, "--set", "y=4", "--dry-run")
+    assert (state_of(dead), Job.objects.count()) == ("open", 0)
+
+
 def test_all_is_never_meant_by_accident() -> None:
     letter()
 

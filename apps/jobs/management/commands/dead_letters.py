@@ -7,6 +7,7 @@ from uuid import UUID
 
 from celery import current_app
 from django.core.management.base import CommandError, CommandParser
+from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Left
 
@@ -112,11 +113,11 @@ class Command(OperatorCommand):
         if (changes or kwargs is not None) and one is None:
             raise CommandError("Arguments can be changed for one letter at a time: name its id.")
         if one is not None:
-            kwargs = self._edited(one, changes, kwargs)
+            job_id = self._replay_one(one, self._edited(one, changes, kwargs), dry_run)
         if self._is_rehearsal(letters, "replayed", dry_run):
             return
         if one is not None:
-            self._replay_one(one, kwargs)
+            self.stdout.write(f"Replayed as {job_id}.")
         else:
             self._replay_many(letters, over)
 
@@ -134,14 +135,17 @@ class Command(OperatorCommand):
         self.stdout.write(f"{letter.task} {plain(json.dumps(shown, default=str))}")
         return edited
 
-    def _replay_one(self, letter: DeadLetter, kwargs: dict[str, Any] | None) -> None:
+    def _replay_one(self, letter: DeadLetter, kwargs: dict[str, Any] | None, dry_run: bool) -> Any:
+        """The new job's id. A rehearsal is the replay itself, taken back: it fails as that would."""
         try:
-            job_id = dead_letters.replay(letter.pk, kwargs=kwargs)
+            with transaction.atomic():
+                job_id = dead_letters.replay(letter.pk, kwargs=kwargs)
+                transaction.set_rollback(dry_run)
         except ValueError as exc:  # NotReplayable, or what PostgreSQL cannot store
             raise CommandError(str(exc)) from exc
         if job_id is None:
             raise CommandError("Somebody has resolved it meanwhile: nothing was done.")
-        self.stdout.write(f"Replayed as {job_id}.")
+        return job_id
 
     def _replay_many(self, letters: "QuerySet[DeadLetter]", over: timedelta) -> None:
         made = dead_letters.replay_many(letters, over=over)
