@@ -146,6 +146,17 @@ def test_staff_without_a_permission_see_nothing() -> None:
         assert client.get(page).status_code == 403
 
 
+def test_who_may_look_at_jobs_alone_is_led_to_jobs_alone() -> None:
+    client, dead = operator("view_job"), job(state="dead", finished_at=timezone.now())
+    letter_of_it = DeadLetter.objects.create(job_id=dead.pk, task=dead.task, queue=dead.queue, kind="permanent")
+    content = client.get(reverse("job-status", args=[dead.pk])).content.decode()
+    assert f'<a href="{reverse(JOBS)}">Jobs</a>' in content
+    assert page_of(letter_of_it) not in content
+    for page in (content, client.get(reverse("dashboard")).content.decode()):
+        assert ">Dead letters</a>" not in page
+        assert ">Workers</a>" not in page
+
+
 # --- Bad input --------------------------------------------------------------------------------------------------------
 
 
