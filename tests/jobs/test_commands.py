@@ -209,6 +209,15 @@ def test_all_is_never_meant_by_accident() -> None:
             run("dead_letters", *action)
 
 
+@pytest.mark.parametrize("option", ["--task=", "--fingerprint= "])
+def test_an_option_that_a_script_left_empty_does_not_mean_all(option: str) -> None:
+    dead = letter()
+
+    with pytest.raises(CommandError, match="it is empty"):
+        run("dead_letters", "discard", "--reason", "oops", "--since=1d", option)
+    assert state_of(dead) == "open"
+
+
 def test_an_argument_can_be_corrected() -> None:
     run("dead_letters", "replay", letter().id, "--set", "y=40")
 

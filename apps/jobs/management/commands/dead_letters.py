@@ -14,7 +14,7 @@ from django.db.models.functions import Left
 from apps.jobs import dead_letters, sensitive
 from apps.jobs.clock import database_now
 from apps.jobs.dead_letters import NotReplayable
-from apps.jobs.management.arguments import duration, number, past
+from apps.jobs.management.arguments import duration, number, past, something
 from apps.jobs.management.operator import OperatorCommand
 from apps.jobs.management.text import ago, plain, plain_lines, shorten, table
 from apps.jobs.models import DeadLetter
@@ -186,8 +186,8 @@ class Command(OperatorCommand):
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", help="Its whole name.")
-    parser.add_argument("--fingerprint", help="The beginning is enough.")
+    parser.add_argument("--task", type=something, help="Its whole name.")
+    parser.add_argument("--fingerprint", type=something, help="The beginning is enough.")
     parser.add_argument("--since", type=past, help="2h ago, or 2026-02-05T09:00 (UTC).")
 
 
