@@ -212,7 +212,8 @@ class LeaseWatch:
     """Hands on what has expired, for a process that looks every few seconds.
 
     If it could not look for half a lease's time, because the database was cut off, frozen or moved to another host,
-    nobody could renew either. Then the living get one lease's time, as after a restart.
+    nobody could renew either. Then the living get one lease's time, as after a restart. Whoever looks seldom, or keeps
+    short leases, must not take each of its own pauses for that: it would hand on nothing, ever.
     """
 
     def __init__(self) -> None:
@@ -221,7 +222,7 @@ class LeaseWatch:
 
     def look(self) -> int:
         now, lease = time.monotonic(), settings.JOBS_LEASE.total_seconds()
-        if now - self.looked_at > lease / 2:
+        if now - self.looked_at > max(lease / 2, 2 * settings.JOBS_RESCUE_EVERY.total_seconds()):
             self.patient_until = now + lease
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")  # also while it is patient: is the database there?

@@ -262,6 +262,17 @@ def test_who_could_not_look_for_a_while_gives_the_living_a_leases_time(
     assert watch.look() == 1
 
 
+@pytest.mark.parametrize(("lease", "every"), [(10, 5), (30, 20), (30, 60)])
+def test_whoever_looks_seldom_for_so_short_a_lease_hands_on_all_the_same(
+    db: None, settings: Any, monkeypatch: pytest.MonkeyPatch, lease: int, every: int
+) -> None:
+    monkeypatch.setattr(rescue, "hand_on_expired", lambda: 1)
+    settings.JOBS_LEASE, settings.JOBS_RESCUE_EVERY = timedelta(seconds=lease), timedelta(seconds=every)
+    watch = rescue.LeaseWatch()
+    watch.looked_at -= every + 1
+    assert watch.look() == 1
+
+
 def test_two_reports_of_one_crash_count_once(db: None) -> None:
     worker_id = uuid4()
     job_id = record()
