@@ -24,7 +24,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from celery.exceptions import QueueNotFound
-from django.db import DataError, OperationalError, connection, transaction
+from django.db import DataError, connection, transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
@@ -51,7 +51,7 @@ PUT_OFF = 5.0
 # For a schedule's row that somebody edits, or a unique key that a transaction is about to take: most are over in less.
 # The leader may be silent for 20 s (`leader.IDLE`), and each of several schedules may wait.
 LOCK_TIMEOUT = "1s"
-# What a person can get wrong in the admin, so that the schedule, or its job, cannot be made.
+# What a person can get wrong in the admin, so that the job cannot be made.
 UNUSABLE = (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, QueueNotFound, DataError)
 OPTIONS = ("queue", "exchange", "routing_key", "priority")
 KINDS_OF_SCHEDULE = ("interval", "crontab", "solar", "clocked")
@@ -115,12 +115,12 @@ class LedgerScheduler(DatabaseScheduler):
         except (QueueFull, *self.broker_errors) as exc:
             logger.warning("The schedule %r is put off: %s", model.name, exc)
             return PUT_OFF
-        except OperationalError as exc:
+        except connections.LOST as exc:
             if not isinstance(exc.__cause__, LockNotAvailable):
                 raise
             logger.warning("The schedule %r is put off: a transaction holds what it needs", model.name)
             return PUT_OFF
-        except UNUSABLE:
+        except Exception:  # a beat that ended here would start again, come to the same schedule, and run none behind it
             logger.exception("The schedule %r cannot be used", model.name)
             return float(self.max_interval)
         return float(self.max_interval) if due is None else (due - now).total_seconds()

@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from celery import current_app
 from django.conf import settings as django_settings
 from django.db import connection
 from django.utils import timezone
-from django_celery_beat.models import ClockedSchedule, CrontabSchedule, IntervalSchedule, PeriodicTask
+from django_celery_beat.models import ClockedSchedule, CrontabSchedule, IntervalSchedule, PeriodicTask, SolarSchedule
 from kombu.exceptions import OperationalError as BrokerError
+from redis.exceptions import RedisError
 
 from apps.jobs.models import DeadLetter, Job, SchedulePolicy
 from apps.jobs.schedule import ensure_schedule
@@ -275,14 +277,41 @@ def test_a_schedule_whose_job_cannot_be_made_leaves_a_dead_letter_and_the_others
     assert DeadLetter.objects.get().kind == kind
 
 
-def test_a_schedule_that_makes_no_sense_does_not_stop_the_others(beat: LedgerScheduler) -> None:
-    broken, _ = CrontabSchedule.objects.get_or_create(minute="99")
+@pytest.mark.parametrize("minute", ["99", "*,", ""])
+def test_a_schedule_that_makes_no_sense_does_not_stop_the_others(beat: LedgerScheduler, minute: str) -> None:
+    broken, _ = CrontabSchedule.objects.get_or_create(minute=minute)
     schedule(just_due(), name="broken", interval=None, crontab=broken)
     schedule(just_due(), name="sound", task="tasks.lab_total", args="[[1]]")
 
     beat.tick()
 
     assert started() == ["tasks.lab_total"]
+
+
+def test_a_schedule_by_the_sun_without_the_library_for_it_does_not_stop_the_others(beat: LedgerScheduler) -> None:
+    by_the_sun = SolarSchedule.objects.create(event="sunrise", latitude=52, longitude=13)
+    schedule(just_due(), name="broken", interval=None, solar=by_the_sun)
+    schedule(just_due(), name="sound", task="tasks.lab_total", args="[[1]]")
+
+    beat.tick()
+
+    assert started() == ["tasks.lab_total"]
+
+
+def test_a_job_that_cannot_be_asked_for_does_not_stop_the_others(
+    beat: LedgerScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock of a broker-only task is in Redis, and the broker is another server."""
+    monkeypatch.setattr(current_app.tasks["tasks.lab_nothing"], "apply_async", Mock(side_effect=RedisError("away")))
+    model = schedule(last_run := just_due(), name="broken")
+    schedule(just_due(), name="sound", task="tasks.lab_total", args="[[1]]")
+    beat.broker_errors = (BrokerError,)
+
+    beat.tick()
+
+    assert started() == ["tasks.lab_total"]
+    model.refresh_from_db()
+    assert model.last_run_at == last_run
 
 
 def test_a_full_queue_puts_the_tick_off_and_loses_nothing(
