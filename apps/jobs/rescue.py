@@ -274,16 +274,27 @@ def bury_without_message(job_id: UUID, failure: Failure) -> None:
             cursor.execute(f"UPDATE jobs_job SET {ledger.LET_GO} WHERE id = %s AND state = 'sent'", [later, job_id])
 
 
+# ARRAY: as in `ledger.TAKE_DUE`.
+RESEND = """
+    UPDATE jobs_job SET state = 'queued'
+    WHERE id = ANY(ARRAY(
+        SELECT id FROM jobs_job
+        WHERE state = 'sent' AND sent_at < %s AND (%s::text[] IS NULL OR queue = ANY(%s::text[]))
+        FOR UPDATE SKIP LOCKED))
+"""
+
+
 def resend(before: datetime, queues: Iterable[str] | None = None) -> int:
-    """sent → queued, for jobs whose message the broker lost. A needless second message is dropped by the claim."""
-    lost = Job.objects.filter(state=Job.State.SENT, sent_at__lt=before)
-    if queues is not None:
-        lost = lost.filter(queue__in=list(queues))
-    with transaction.atomic():
-        sent_again = lost.update(state=Job.State.QUEUED)
+    """sent → queued, for jobs whose message the broker lost. A needless second message is dropped by the claim.
+
+    A row that somebody holds is left for another time, at the latest when it was sent `JOBS_SENT_TIMEOUT` ago: waiting
+    for it would stop the relay, and with it every queue.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(RESEND, [before, *[None if queues is None else list(queues)] * 2])
+        sent_again: int = cursor.rowcount
         if sent_again:
-            with connection.cursor() as cursor:
-                ledger.wake_relay(cursor)
+            ledger.wake_relay(cursor)
     return sent_again
 
 

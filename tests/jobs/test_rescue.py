@@ -292,6 +292,19 @@ def test_a_lost_message_is_sent_again_and_a_needless_second_one_is_dropped(db: N
     assert ledger.claim({job_id: 0}, None) == {}
 
 
+@pytest.mark.django_db(transaction=True)
+def test_whoever_holds_a_lost_job_for_ever_does_not_hold_the_relay() -> None:
+    held, free = record(), record()
+    ledger.take_due(["default"], 2)
+    with closing(Session()) as person, closing(Session()) as relay:
+        person.begin()
+        with person.current():
+            Job.objects.select_for_update().get(pk=held)
+        with relay.current():
+            assert rescue.resend(before=timezone.now() + timedelta(seconds=1)) == 1
+    assert (row(held).state, row(free).state) == (Job.State.SENT, Job.State.QUEUED)
+
+
 def test_an_error_before_the_claim_brings_the_job_back_soon(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing else would, until its message counts as lost an hour later."""
     result = lab_nothing.delay()
