@@ -524,12 +524,13 @@ def snooze(job_id: UUID, token: int, seconds: float) -> None:
     """running → queued in `seconds`. It costs no retry, and the attempt is not counted.
 
     → cancelled, if somebody wished so meanwhile. → dead, if the job has done nothing else for `JOBS_SNOOZE_LIMIT`:
-    "later" for ever is no end.
+    "later" for ever is no end. Not counted is how long it was due and nobody took it, as in a queue that was paused
+    over a week-end: or all that had snoozed before would die in the first minute after.
     """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
             f"UPDATE jobs_job SET {LET_GO}, attempts = attempts - 1,"
-            " snoozed_since = coalesce(snoozed_since, clock_timestamp())"
+            " snoozed_since = coalesce(snoozed_since + greatest(started_at - run_at, '0'), clock_timestamp())"
             " WHERE id = %s AND token = %s AND state = 'running' RETURNING snoozed_since, cancel_requested",
             [seconds, job_id, token],
         )

@@ -2,7 +2,8 @@
 
 A planned delay is not an error: it costs no retry, is no failure in any count, and no worker waits.
 
-Not guaranteed. For ever: a job that has only snoozed for `JOBS_SNOOZE_LIMIT` is dead.
+Not guaranteed. For ever: a job that has only snoozed for `JOBS_SNOOZE_LIMIT` is dead. What it waited beyond that, for a
+worker or in a paused queue, is not counted.
 """
 
 from celery.exceptions import Ignore

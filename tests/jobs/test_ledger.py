@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from django.conf import settings
 from django.db import OperationalError, connection, transaction
+from django.db.models import F
 from django.utils import timezone
 
 from apps.jobs import ledger, rescue
@@ -274,6 +275,15 @@ def test_a_job_that_is_put_off_for_ever_ends_as_a_letter(db: None, settings: Any
     snooze(job_id)
     assert row(job_id).state == Job.State.DEAD
     assert DeadLetter.objects.get().exception == "SnoozedTooLong"
+
+
+def test_what_waited_in_a_paused_queue_has_not_put_itself_off_meanwhile(db: None, settings: Any) -> None:
+    job_id = record()
+    snooze(job_id)
+    two_days = timedelta(days=2)
+    Job.objects.update(run_at=F("run_at") - two_days, snoozed_since=F("snoozed_since") - two_days)
+    snooze(job_id)
+    assert row(job_id).state == Job.State.QUEUED
 
 
 def test_a_try_that_went_further_begins_the_patience_anew(db: None, settings: Any) -> None:
