@@ -235,10 +235,13 @@ WINDOW = 5_000
 # One index scan a queue, so that a flood in one does not stand before the others.
 OPEN_QUEUES = f"(SELECT name FROM unnest(%s::text[]) AS name WHERE name NOT IN ({PAUSED})) AS open"
 
+# Until the commit nobody else has these jobs. A relay that is frozen as it publishes keeps its session, because the
+# kernel answers for it: this ends it, and they are another relay's. It is more than any broker takes for a batch.
 TAKE_DUE = f"""
     UPDATE jobs_job AS job
     SET state = 'sent', sent_at = clock_timestamp()
-    FROM {OPEN_QUEUES} CROSS JOIN LATERAL (
+    FROM (SELECT set_config('idle_in_transaction_session_timeout', '2min', true)) AS watched,
+    {OPEN_QUEUES} CROSS JOIN LATERAL (
         SELECT id FROM jobs_job
         WHERE state = 'queued' AND queue = open.name AND run_at <= statement_timestamp()
         ORDER BY run_at

@@ -7,7 +7,7 @@ away leaves the rows queued, and costs nobody but the relay; a queue that refuse
 of relays may run: SKIP LOCKED shares the work.
 
 Not guaranteed. A relay that dies between publishing and its commit publishes those jobs again; the claim drops the
-second message.
+second message. One that is frozen there keeps them from the others for two minutes.
 """
 
 import logging

@@ -4,6 +4,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 from unittest.mock import Mock
@@ -22,6 +23,7 @@ from apps.jobs.brokers.memory import SETTLED
 from apps.jobs.brokers.redis import MARK
 from apps.jobs.models import Job, QueueMinute
 from apps.jobs.relay import Relay, as_message
+from apps.local.waiting import wait_for
 from tasks.lab import lab_add, lab_nothing
 from tests.jobs.bench import Bench, claim
 from tests.jobs.sessions import Session
@@ -144,6 +146,20 @@ def test_a_relay_that_dies_between_publishing_and_its_commit_publishes_again_and
     job_id = Job.objects.get().pk
     assert claim(job_id) == 1
     assert not ledger.claim({job_id: 0}, None)
+
+
+def test_a_relay_that_is_frozen_as_it_publishes_loses_its_batch_to_another(
+    relay: Relay, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL counts the two minutes; here they are none."""
+    monkeypatch.setattr(ledger, "TAKE_DUE", ledger.TAKE_DUE.replace("'2min'", "'50ms'"))
+    result = lab_nothing.delay()
+    with closing(Session()) as frozen:
+        frozen.begin()
+        with frozen.current():
+            assert ledger.take_due(relay.queues, 10)
+        assert wait_for(lambda: relay.publish_due() == 1, 10)
+    assert ids_in(valkey) == [result.id]
 
 
 def test_what_the_broker_cannot_tell_keeps_no_job_from_being_published(
