@@ -17,7 +17,8 @@ the two equal hours; use UTC, as config/schedule.py does, or an interval for wha
 """
 
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -38,7 +39,7 @@ from apps.jobs.backpressure import QueueFull
 from apps.jobs.dead_letters import storable
 from apps.jobs.failures import Failure, Kind
 from apps.jobs.health.heartbeats import Heart
-from apps.jobs.leader import Leadership
+from apps.jobs.leader import IDLE, Leadership
 from apps.jobs.models import DeadLetter, Heartbeat, Job, SchedulePolicy
 from apps.jobs.ticks import latest_tick, next_tick
 
@@ -127,9 +128,7 @@ class LedgerScheduler(DatabaseScheduler):
 
     def run(self, pk: int, now: datetime) -> datetime | None:
         """One tick, in one transaction: start the job or skip it, and note so. Returns when the next one is due."""
-        with transaction.atomic():
-            with connection.cursor() as cursor:
-                cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+        with _brief_transaction():
             model = self.enabled_models_qs().select_for_update(of=("self",)).filter(pk=pk).first()
             due = next_tick(model) if model else None
             if due is None or due > now:
@@ -208,6 +207,17 @@ class LedgerScheduler(DatabaseScheduler):
         self.leadership.give_up()
         with suppress(*connections.LOST):
             self.heart.stop()
+
+
+@contextmanager
+def _brief_transaction() -> Iterator[None]:
+    """A beat that is frozen in it leaves its schedule to the next leader, as it does the lead."""
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; SET LOCAL idle_in_transaction_session_timeout = '{IDLE}'"
+            )
+        yield
 
 
 def _name_of_tick(model: PeriodicTask, due: datetime) -> str:

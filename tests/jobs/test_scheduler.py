@@ -14,6 +14,7 @@ from django_celery_beat.models import ClockedSchedule, CrontabSchedule, Interval
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 
+from apps.jobs.leader import IDLE
 from apps.jobs.models import DeadLetter, Job, SchedulePolicy
 from apps.jobs.schedule import ensure_schedule
 from apps.jobs.scheduler import PUT_OFF, STANDBY_EVERY, LedgerScheduler
@@ -356,6 +357,23 @@ def test_a_schedule_that_somebody_locks_does_not_stop_the_others(elsewhere: Sess
     elsewhere.rollback()
     beat.tick()
     assert started() == ["tasks.lab_total", "tasks.lab_nothing"]
+
+
+def test_a_beat_that_is_frozen_in_its_tick_loses_the_schedule_as_it_loses_the_lead(
+    beat: LedgerScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def patience(*_: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW idle_in_transaction_session_timeout")
+            seen.extend(cursor.fetchone())
+
+    seen: list[str] = []
+    monkeypatch.setattr(beat, "_run_locked", patience)
+    schedule(just_due())
+
+    beat.tick()
+
+    assert seen == [IDLE]
 
 
 def test_a_unique_key_that_is_not_committed_yet_does_not_stop_the_others(
