@@ -20,7 +20,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 STANDBY_EVERY = 1.0
 # A full queue, or a broker that is away, is asked again after this many seconds.
 PUT_OFF = 5.0
+# Two beats on two hosts are less apart than this: a last run that is further in the future was noted by a wrong clock.
+CLOCKS_DIFFER = timedelta(minutes=1)
 # For a schedule's row that somebody edits, or a unique key that a transaction is about to take: most are over in less.
 # The leader may be silent for 20 s (`leader.IDLE`), and each of several schedules may wait.
 LOCK_TIMEOUT = "1s"
@@ -110,6 +112,8 @@ class LedgerScheduler(DatabaseScheduler):
         """Run this schedule if it is due. Returns in how many seconds to look at it again."""
         now = timezone.now()
         try:
+            if model.last_run_at and model.last_run_at > now + CLOCKS_DIFFER:
+                self._count_anew(model, now)
             due = next_tick(model)
             if due is not None and due <= now:
                 due = self.run(model.pk, now)
@@ -125,6 +129,13 @@ class LedgerScheduler(DatabaseScheduler):
             logger.exception("The schedule %r cannot be used", model.name)
             return float(self.max_interval)
         return float(self.max_interval) if due is None else (due - now).total_seconds()
+
+    def _count_anew(self, model: PeriodicTask, now: datetime) -> None:
+        """A clock that was wrong when it last ran has been put back. Until then nothing would be due."""
+        logger.warning("The schedule %r counts from now, its last run lies in the future", model.name)
+        with _brief_transaction():
+            PeriodicTask.objects.filter(pk=model.pk, last_run_at=model.last_run_at).update(last_run_at=now)
+        model.last_run_at = now
 
     def run(self, pk: int, now: datetime) -> datetime | None:
         """One tick, in one transaction: start the job or skip it, and note so. Returns when the next one is due."""

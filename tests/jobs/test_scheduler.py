@@ -18,6 +18,7 @@ from apps.jobs.leader import IDLE
 from apps.jobs.models import DeadLetter, Job, SchedulePolicy
 from apps.jobs.schedule import ensure_schedule
 from apps.jobs.scheduler import PUT_OFF, STANDBY_EVERY, LedgerScheduler
+from apps.jobs.ticks import next_tick
 from apps.local.waiting import wait_for
 from config.queues import QueuePolicy
 from tasks.lab import lab_unique
@@ -204,6 +205,27 @@ def test_what_the_admin_says_about_the_job_is_honoured(beat: LedgerScheduler) ->
     assert job.options["headers"] == {"why": "a test", "periodic_task_name": "hourly", "celery_beat_task": True}
     assert job.expires_at is not None
     assert timedelta(seconds=50) < job.expires_at - timezone.now() < timedelta(seconds=61)
+
+
+def test_a_clock_that_was_a_year_ahead_and_is_put_back_does_not_silence_a_schedule(beat: LedgerScheduler) -> None:
+    model = schedule(timezone.now() + timedelta(days=365))
+
+    beat.tick()
+
+    model.refresh_from_db()
+    due = next_tick(model)
+    assert due is not None
+    assert timezone.now() < due <= timezone.now() + HOUR
+    assert started() == []
+
+
+def test_a_beat_whose_clock_is_a_little_behind_runs_no_tick_a_second_time(beat: LedgerScheduler) -> None:
+    model = schedule(last_run := timezone.now() + timedelta(seconds=30))
+
+    beat.tick()
+
+    model.refresh_from_db()
+    assert (started(), model.last_run_at) == ([], last_run)
 
 
 def test_a_one_off_schedule_runs_once_and_is_disabled(beat: LedgerScheduler) -> None:
