@@ -1,7 +1,7 @@
 """What the options of `apply_async` mean for a job's row."""
 
-from collections.abc import Mapping
-from datetime import datetime, timedelta, tzinfo
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 import celery
@@ -47,11 +47,28 @@ def aware(eta: datetime | str | None, app: celery.Celery) -> datetime | None:
         return None
     eta = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
     zone: tzinfo = app.timezone
-    return eta.replace(tzinfo=zone) if eta.tzinfo is None else eta
+    moment = eta.replace(tzinfo=zone) if eta.tzinfo is None else eta
+    _on_calendar(lambda: moment)
+    return moment
+
+
+def seconds(countdown: float | None) -> float | None:
+    if countdown is not None:
+        _on_calendar(lambda: datetime.now(UTC) + timedelta(seconds=countdown))
+    return countdown
 
 
 def expiry(expires: datetime | str | float | None, app: celery.Celery) -> datetime | None:
     if isinstance(expires, int | float):
-        now: datetime = app.now()
-        return now + timedelta(seconds=expires)
+        return _on_calendar(lambda: app.now() + timedelta(seconds=expires))
     return aware(expires, app)
+
+
+def _on_calendar(when: Callable[[], datetime]) -> datetime:
+    """PostgreSQL's calendar is longer than Python's. A time beyond the year 9999 could be written, but not read again:
+    nobody could cancel that job, nor look at a list in which it stands.
+    """
+    try:
+        return when().astimezone(UTC)
+    except OverflowError as exc:
+        raise ValueError("A time is further away than a calendar goes.") from exc

@@ -49,7 +49,7 @@ from apps.jobs.failures import Failure, Kind, OutOfMemory, WrongArguments, kind_
 from apps.jobs.ids import job_id_of, uuid7
 from apps.jobs.ledger import NewJob
 from apps.jobs.models import Job
-from apps.jobs.options import aware, carried, expiry
+from apps.jobs.options import aware, carried, expiry, seconds
 from apps.jobs.progress import Progress
 from apps.jobs.snooze import Snooze
 
@@ -115,7 +115,7 @@ class JobTask(celery.Task):
         """Celery's `apply_async`, with all its options.
 
         Raises `QueueFull`; TypeError for arguments that do not fit; ValueError for arguments that are not JSON, or that
-        PostgreSQL cannot store (`apps.jobs.jsonb`).
+        PostgreSQL cannot store (`apps.jobs.jsonb`), and for a time that no calendar has.
         """
         args, kwargs = self.sealed(list(args or ()), dict(kwargs or {}))
         options = {**self._get_exec_options(), **options, "link": link, "link_error": link_error, "shadow": shadow}
@@ -245,7 +245,7 @@ class JobTask(celery.Task):
             options=carried(options, asked_by),
             priority=options.get("priority"),
             run_at=aware(options.get("eta"), self.app),
-            delay=options.get("countdown"),
+            delay=seconds(options.get("countdown")),
             expires_at=expiry(options.get("expires"), self.app),
             retries=options.get("retries") or 0,
             unique_key=key,

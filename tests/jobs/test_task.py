@@ -161,6 +161,24 @@ def test_an_eta_in_the_past_is_due_now(bench: Bench) -> None:
     assert bench.run_due() == 1
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"countdown": 10**12},
+        {"countdown": -(10**12)},
+        {"countdown": float("inf")},
+        {"countdown": float("nan")},
+        {"expires": 10**12},
+        {"eta": datetime.max.replace(tzinfo=timezone.get_fixed_timezone(-60))},
+    ],
+    ids=str,
+)
+def test_a_time_that_nobody_could_read_again_is_refused_at_once(bench: Bench, asked: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"calendar|NaN"):
+        lab_nothing.apply_async(**asked)
+    assert list(Job.objects.all()) == []
+
+
 @pytest.mark.parametrize("expires", [60, 60.0, timedelta(seconds=60)], ids=["int", "float", "datetime"])
 def test_a_job_can_expire(bench: Bench, expires: Any) -> None:
     moment = timezone.now() + expires if isinstance(expires, timedelta) else expires
