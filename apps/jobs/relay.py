@@ -186,6 +186,8 @@ class Relay:
         expired = self.leases.look()
         if expired:
             logger.warning("Handed on %d jobs whose worker is gone", expired)
+        if expired >= rescue.AT_ONCE:
+            self.next_rescue = 0.0  # there are more, of a worker that ran hundreds: in the next turn, after a batch
         lost = self.watch.resend_lost()
         if lost:
             logger.warning("Sent %d jobs again that the broker lost", lost)

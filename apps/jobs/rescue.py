@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 # So often may a job be lost before its body has begun. It is an innocent neighbour of what killed its workers; but
 # perhaps it is what kills them, when it is handed to a process.
 UNBEGUN_AT_MOST = 50
+# Expired jobs that one transaction hands on: it takes a fraction of a second, in which their rows are locked.
+AT_ONCE = 100
 ENDS: dict[str, str] = {Job.State.DEAD: "failed", Job.State.CANCELLED: "revoked"}
 
 
@@ -163,7 +165,7 @@ def _lock_sent(job_id: UUID) -> Job | None:
     return job if job is not None and job.state == Job.State.SENT else None
 
 
-def hand_on_expired(limit: int = 100) -> int:
+def hand_on_expired(limit: int = AT_ONCE) -> int:
     """Hand on the jobs whose lease ran out: their worker is dead, frozen or cut off. Returns how many.
 
     A worker claims more than it runs, so of what it leaves behind some has not begun, and that is no crash of theirs.

@@ -386,6 +386,16 @@ def test_jobs_of_dead_workers_are_handed_on(relay: Relay, settings: Any) -> None
     assert states() == {Job.State.QUEUED}
 
 
+def test_hundreds_of_jobs_of_a_dead_worker_do_not_wait_for_one_another(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand_on = Mock(side_effect=[100, 100, 7, 0])
+    monkeypatch.setattr(rescue, "hand_on_expired", hand_on)
+    for _ in range(5):
+        relay.run_once()
+    assert hand_on.call_count == 3
+
+
 @pytest.mark.django_db
 def test_a_message_that_was_given_up_and_cannot_be_kept_does_not_stop_the_others(
     monkeypatch: pytest.MonkeyPatch,
