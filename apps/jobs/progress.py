@@ -79,7 +79,8 @@ class Progress:
         if percent is not None:
             self._highest = percent = max(self._share_so_far(), round(percent, 1))
         elapsed = time.monotonic() - self.started
-        eta = round(elapsed / done * (total - done), 1) if total and done else None
+        # A total is often an estimate, and there may be more than that.
+        eta = round(elapsed / done * max(0, total - done), 1) if total and done else None
         return {"done": done, "total": total, "percent": percent, "eta": eta, "note": note}
 
     def _share_so_far(self) -> float:

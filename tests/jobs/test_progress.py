@@ -104,6 +104,13 @@ def test_the_time_that_is_left_is_told_by_the_pace_so_far(attempt: Any, written:
     assert written[-1]["eta"] == 30.0
 
 
+def test_more_than_was_expected_leaves_no_time_below_zero(attempt: Any, written: list[Any], clock: Clock) -> None:
+    current = attempt()
+    clock.now += 10
+    current.report(125, 100)
+    assert (written[-1]["percent"], written[-1]["eta"]) == (100.0, 0.0)
+
+
 def test_the_share_does_not_fall_when_the_total_grows(attempt: Any, written: list[Any], clock: Clock) -> None:
     current = attempt()
     for done, total in [(50, 100), (60, 200), (190, 200)]:
