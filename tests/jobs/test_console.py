@@ -32,6 +32,7 @@ from apps.jobs.admin import acts
 from apps.jobs.failures import Failure
 from apps.jobs.groups import ACTS, ensure_groups
 from apps.jobs.models import DeadLetter, Job, QueuePause, SchedulePolicy, Worker
+from apps.jobs.ticks import next_tick
 from apps.jobs.timeline import timeline
 from tasks.lab import lab_secret
 from tests.jobs.test_admin import JOBS, LETTERS, act, job, letter, listed, operator, signed_in
@@ -779,6 +780,18 @@ def test_who_switched_a_schedule_is_said_also_of_a_list_that_it_left(
     model.refresh_from_db()
     assert model.enabled is not enabled
     assert LogEntry.objects.get(object_id=str(model.pk)).change_message == said
+
+
+@pytest.mark.parametrize("was_on", [False, True])
+def test_a_schedule_that_was_off_has_missed_nothing_when_it_is_enabled_again(admin: Client, was_on: bool) -> None:
+    model = schedule()
+    last_year = timezone.now() - timedelta(days=365)
+    PeriodicTask.objects.filter(pk=model.pk).update(enabled=was_on, last_run_at=None, date_changed=last_year)
+    act(admin, SCHEDULES, "enable_tasks", model)
+    model.refresh_from_db()
+    due = next_tick(model)
+    assert due is not None
+    assert (due < timezone.now()) is was_on
 
 
 def test_a_list_of_schedules_asks_no_query_for_each_row(admin: Client) -> None:

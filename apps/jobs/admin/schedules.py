@@ -10,6 +10,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import F, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import format_html
 from django_celery_beat.admin import PeriodicTaskAdmin
 from django_celery_beat.models import PeriodicTask
@@ -85,6 +86,9 @@ class ScheduleAdmin(StrictAdmin, PeriodicTaskAdmin):
     def enable_tasks(self, request: HttpRequest, queryset: "QuerySet[PeriodicTask]") -> None:
         chosen = list(queryset)  # before they leave a list of those that are disabled
         super().enable_tasks(request, queryset)
+        # As saving its form does: what would have been due while it was off has not been missed.
+        were_off = [model.pk for model in chosen if not model.enabled]
+        PeriodicTask.objects.filter(pk__in=were_off).update(date_changed=timezone.now())
         LogEntry.objects.log_actions(request.user.pk or 0, chosen, CHANGE, "Enabled.")
 
     @admin.action(description="Disable")
