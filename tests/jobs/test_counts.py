@@ -1,6 +1,8 @@
 """Counts, checked against traffic that is known."""
 
 import pickle
+import time
+from contextlib import closing
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +22,7 @@ from apps.jobs.progress import Cancelled
 from apps.jobs.snooze import Snooze
 from tasks.lab import lab_nothing
 from tests.jobs.bench import Bench, claim
+from tests.jobs.sessions import Session
 
 pytestmark = pytest.mark.django_db
 
@@ -76,6 +79,23 @@ def test_counts_wait_for_a_database_that_does_not_take_them(
         outage.setattr(connection, "close", lambda: None)  # the test's own transaction
         counts.write()
     counts.count("sent", "tasks.lab_nothing", "default")
+    counts.write()
+    assert counted(total()) == {"sent": 2}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_counts_wait_for_whoever_holds_a_total_and_their_process_does_not() -> None:
+    """A process that was frozen as it wrote, for example."""
+    for _ in range(2):
+        counts.count("sent", "tasks.lab_nothing", "default")
+        with closing(Session()) as frozen, closing(Session(lock_timeout="5s")) as worker:
+            frozen.begin()
+            with frozen.current():
+                list(TaskTotal.objects.select_for_update())
+            began = time.monotonic()
+            with worker.current():
+                counts.write()
+            assert time.monotonic() - began < 4
     counts.write()
     assert counted(total()) == {"sent": 2}
 

@@ -1,13 +1,17 @@
 """Samples: the worst of each minute, whoever looked."""
 
+import time
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from apps.jobs import retention
 from apps.jobs.metrics import samples
 from apps.jobs.models import FleetMinute, Job, QueueMinute, Worker
+from tests.jobs.sessions import Session
 
 pytestmark = pytest.mark.django_db
 
@@ -40,6 +44,19 @@ def test_a_worker_that_is_gone_has_no_slots() -> None:
     a_worker(size=4, heartbeat_at=timezone.now() - timedelta(minutes=5))
     samples.take()
     assert FleetMinute.objects.get().size == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_whoever_holds_the_rows_of_a_sample_does_not_hold_the_relay() -> None:
+    samples.take()
+    with closing(Session()) as person, closing(Session(lock_timeout="5s")) as relay:
+        person.begin()
+        with person.current(), connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE jobs_queueminute IN SHARE MODE")
+        began = time.monotonic()
+        with relay.current():
+            samples.take()
+        assert time.monotonic() - began < 4
 
 
 def test_old_samples_are_swept_and_new_ones_stay() -> None:

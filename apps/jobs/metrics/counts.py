@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 # Fresh enough for a chart, and two statements for whatever happened meanwhile.
 WRITE_EVERY = 2.0
+# All processes write to the same rows, from the loops that do their work. One that was frozen as it wrote, or a person
+# at a prompt of psql, would stop every worker and every relay.
+LOCK_TIMEOUT = "1s"
 
 # Upper bounds of the buckets (seconds) of waits and run times, from milliseconds to an hour, each two or three times
 # the one before. A bound that is changed makes nonsense of the rows that are there.
@@ -169,6 +172,7 @@ def _add(tallies: dict[tuple[str, str], Tally]) -> None:
     """In one order everywhere, so that two processes wait for each other and never both at once."""
     rows = [[*key, *tally.as_columns()] for key, tally in sorted(tallies.items())]
     with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
         cursor.executemany(ADD_TO_TOTALS, rows)
         cursor.executemany(ADD_TO_MINUTES, rows)
 

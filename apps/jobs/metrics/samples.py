@@ -9,10 +9,16 @@ of the slots both terms of the share are summed.
 Not guaranteed. What comes and goes between two looks is not seen. While no relay runs there are no samples.
 """
 
-from django.conf import settings
-from django.db import connection
+import logging
 
+from django.conf import settings
+from django.db import OperationalError, connection, transaction
+from psycopg.errors import LockNotAvailable
+
+from apps.jobs.metrics.counts import LOCK_TIMEOUT
 from apps.jobs.queues import statuses
+
+logger = logging.getLogger(__name__)
 
 # Seconds. A peak that a person would ask about lasts longer, and the question costs a few milliseconds; 0.1 s over a
 # million queued jobs, and about 1 s until they have been vacuumed.
@@ -38,6 +44,16 @@ ADD_FLEET = """
 def take() -> None:
     """Look once, and add what is seen to this minute's rows. In the order of the queues' names, as every relay does."""
     found = sorted((queue.name, queue.waiting, queue.running, queue.oldest or 0.0) for queue in statuses())
-    with connection.cursor() as cursor:
+    try:
+        _add(found)
+    except OperationalError as exc:
+        if not isinstance(exc.__cause__, LockNotAvailable):
+            raise
+        logger.warning("The queues' sample is left out: a transaction holds its rows")
+
+
+def _add(found: list[tuple[str, int, int, float]]) -> None:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
         cursor.executemany(ADD_QUEUE, found)
         cursor.execute(ADD_FLEET, [settings.JOBS_LEASE])  # type: ignore[list-item]  # psycopg knows intervals
