@@ -8,8 +8,10 @@ A broker-only task has a lock in Redis, with its own id as the owner's token, re
 Redis, the lock is a row. A secret argument counts by its value, which nobody can find out from the key without
 SECRET_KEY.
 
-Not guaranteed. A broker-only task's lock outlives a killed worker by at most the task's time limit. When SECRET_KEY
-changes, so do the keys of secret arguments: a job from before does not keep out its like from after.
+Not guaranteed. A broker-only task's lock lasts for the task's time limit, from when the job was sent. For the rest of
+that it outlives a killed worker, and a job that ends by Ignore; and one that waits in the broker for longer has lost
+it, so that a second may be sent. When SECRET_KEY changes, so do the keys of secret arguments: a job from before does
+not keep out its like from after.
 """
 
 import hashlib
