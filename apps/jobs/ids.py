@@ -6,11 +6,13 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 
 def uuid7() -> UUID:
-    """A UUID that sorts by time (RFC 9562, version 7), so that the ledger's primary key grows at its end."""
-    milliseconds = time.time_ns() // 1_000_000
-    random = secrets.randbits(74)
-    value = milliseconds << 80 | 0x7 << 76 | (random >> 62) << 64 | 0b10 << 62 | random & (1 << 62) - 1
-    return UUID(int=value)
+    """A UUID that sorts by time (RFC 9562, version 7), so that the ledger's primary key grows at its end.
+
+    By a quarter of a microsecond (method 3 there): of two that a process makes, the later one is the greater.
+    """
+    milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
+    fraction = nanoseconds * 4096 // 1_000_000
+    return UUID(int=milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | secrets.randbits(62))
 
 
 def job_id_of(task_id: str) -> UUID:
