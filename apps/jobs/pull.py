@@ -24,14 +24,13 @@ POOL = "work"
 # What was taken is claimed within a second, or put back, unless it waits behind a slow job.
 SILENT = timedelta(seconds=5)
 
+# ARRAY: as in `ledger.TAKE_DUE`.
 FORGET_SILENT = """
-    UPDATE jobs_job AS job SET state = 'queued'
-    FROM (
+    UPDATE jobs_job SET state = 'queued'
+    WHERE id = ANY(ARRAY(
         SELECT id FROM jobs_job
         WHERE state = 'sent' AND queue = ANY(%s) AND sent_at < statement_timestamp() - %s * interval '1 second'
-        ORDER BY sent_at LIMIT %s FOR UPDATE SKIP LOCKED
-    ) AS silent
-    WHERE job.id = silent.id
+        ORDER BY sent_at LIMIT %s FOR UPDATE SKIP LOCKED))
 """
 
 

@@ -333,3 +333,21 @@ def test_a_claim_does_not_read_all_that_is_sent_whatever_the_statistics_say(db: 
         cursor.execute(f"EXPLAIN {statement}", [None, settings.JOBS_LEASE, *pairs, True])  # type: ignore[list-item]  # psycopg knows intervals
         plan = "\n".join(line for [line] in cursor.fetchall())
     assert "job_sent" not in plan
+
+
+def test_what_is_taken_is_no_more_than_the_limit_whatever_the_statistics_say(db: None) -> None:
+    """They are from when the table had been emptied, and not yet vacuumed."""
+    times = [LONG_AGO + timedelta(seconds=second) for second in range(1_000, 0, -1)]
+    jobs = [Job(task="t", queue="default", run_at=at) for at in times]
+    Job.objects.bulk_create(jobs)
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM jobs_job")
+        cursor.execute("ANALYZE jobs_job")
+    Job.objects.bulk_create(jobs)
+    assert [due.id for due in ledger.take_due(["default"], 10)] == [job.pk for job in reversed(jobs[-10:])]
+
+
+def test_what_was_recorded_together_is_taken_in_the_order_in_which_it_was_given(db: None) -> None:
+    jobs = [NewJob(task="tasks.lab_nothing", args=[], kwargs={}, queue="default") for _ in range(300)]
+    ledger.record(jobs)
+    assert [due.id for due in ledger.take_due(["default"], 300)] == [job.id for job in jobs]
