@@ -49,9 +49,9 @@ def renew(job_ids: Iterable[UUID], worker_id: UUID) -> list[UUID]:
     with connection.cursor() as cursor:
         cursor.execute(
             "UPDATE jobs_job SET lease_until = clock_timestamp() + %s"
-            " WHERE id IN ("
+            " WHERE id = ANY(ARRAY("  # as in `ledger.TAKE_DUE`
             "   SELECT id FROM jobs_job WHERE id = ANY(%s) AND worker_id = %s AND state = 'running'"
-            "   FOR NO KEY UPDATE SKIP LOCKED)"
+            "   FOR NO KEY UPDATE SKIP LOCKED))"
             " RETURNING id, cancel_requested",
             [settings.JOBS_LEASE, list(job_ids), worker_id],  # type: ignore[list-item]  # psycopg knows intervals
         )
