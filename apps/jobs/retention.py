@@ -34,9 +34,10 @@ KEEP_MINUTES = timedelta(days=8)
 # Nothing counts in it any more; this is for a clock that differs from PostgreSQL's.
 KEEP_WINDOWS = timedelta(hours=1)
 
-# Each batch goes on where the last one ended: the rows that stay would otherwise be read again every time.
+# Each batch goes on where the last one ended: the rows that stay would otherwise be read again every time. ARRAY: as in
+# `ledger.TAKE_DUE`, or a batch could be all there is.
 ENDED_JOBS = """
-    DELETE FROM jobs_job WHERE id IN (
+    DELETE FROM jobs_job WHERE id = ANY(ARRAY(
         SELECT id FROM jobs_job AS job
         WHERE state = ANY(%s) AND state IN ('succeeded', 'dead', 'cancelled')
           AND finished_at >= %s AND finished_at < %s
@@ -44,44 +45,44 @@ ENDED_JOBS = """
           AND NOT EXISTS (SELECT 1 FROM jobs_deadletter WHERE job_id = job.id AND state = 'open')
           AND NOT EXISTS (SELECT 1 FROM jobs_chord AS chord WHERE chord.id::text = options->>'group_id')
         ORDER BY finished_at LIMIT %s
-        FOR UPDATE SKIP LOCKED)
+        FOR UPDATE SKIP LOCKED))
     RETURNING finished_at
 """
 
 RESOLVED_LETTERS = """
-    DELETE FROM jobs_deadletter WHERE id IN (
+    DELETE FROM jobs_deadletter WHERE id = ANY(ARRAY(
         SELECT id FROM jobs_deadletter
         WHERE state <> 'open' AND resolved_at >= %s AND resolved_at < %s
         ORDER BY resolved_at LIMIT %s
-        FOR UPDATE SKIP LOCKED)
+        FOR UPDATE SKIP LOCKED))
     RETURNING resolved_at
 """
 
 GONE_WORKERS = """
-    DELETE FROM jobs_worker WHERE id IN (
+    DELETE FROM jobs_worker WHERE id = ANY(ARRAY(
         SELECT id FROM jobs_worker
         WHERE heartbeat_at >= %s AND heartbeat_at < %s
           AND NOT EXISTS (SELECT 1 FROM jobs_job WHERE worker_id = jobs_worker.id AND jobs_job.state = 'running')
         ORDER BY heartbeat_at LIMIT %s
-        FOR UPDATE SKIP LOCKED)
+        FOR UPDATE SKIP LOCKED))
     RETURNING heartbeat_at
 """
 
 GONE_HEARTBEATS = """
-    DELETE FROM jobs_heartbeat WHERE name IN (
+    DELETE FROM jobs_heartbeat WHERE name = ANY(ARRAY(
         SELECT name FROM jobs_heartbeat
         WHERE heartbeat_at >= %s AND heartbeat_at < %s
         ORDER BY heartbeat_at LIMIT %s
-        FOR UPDATE SKIP LOCKED)
+        FOR UPDATE SKIP LOCKED))
     RETURNING heartbeat_at
 """
 
 MINUTES = """
-    DELETE FROM {table} WHERE {key} IN (
+    DELETE FROM {table} WHERE {key} = ANY(ARRAY(
         SELECT {key} FROM {table}
         WHERE minute >= %s AND minute < %s
         ORDER BY minute LIMIT %s
-        FOR UPDATE SKIP LOCKED)
+        FOR UPDATE SKIP LOCKED))
     RETURNING minute
 """
 TABLES_OF_MINUTES = {"jobs_taskminute": "id", "jobs_queueminute": "id", "jobs_fleetminute": "minute"}
@@ -102,11 +103,11 @@ WINDOW_ENDS = """
         replace(substring(key FROM '[0-9]+/(?:second|minute|hour|day|month|year)$'), '/', ' ')::interval)
 """
 ENDED_WINDOWS = f"""
-    DELETE FROM jobs_ratewindow WHERE key IN (
+    DELETE FROM jobs_ratewindow WHERE key = ANY(ARRAY(
         SELECT key FROM jobs_ratewindow
         WHERE {WINDOW_ENDS} >= %s AND {WINDOW_ENDS} < %s
         ORDER BY {WINDOW_ENDS} LIMIT %s
-        FOR UPDATE SKIP LOCKED)
+        FOR UPDATE SKIP LOCKED))
     RETURNING {WINDOW_ENDS}
 """
 

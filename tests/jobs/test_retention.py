@@ -140,6 +140,23 @@ def test_everything_goes_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> No
     assert sweep(NOW) == NOTHING
 
 
+def test_a_batch_is_small_whatever_the_statistics_say() -> None:
+    """They are from when the table had been emptied, and not yet vacuumed."""
+    with connection.cursor() as cursor:
+        for again in (True, False):
+            cursor.execute(
+                "INSERT INTO jobs_job (id, task, args, kwargs, options, queue, state, finished_at)"
+                " SELECT gen_random_uuid(), 't', '[]', '{}', '{}', 'default', 'succeeded',"
+                " %s - i * interval '1 second' FROM generate_series(1, 2000) AS i",
+                [days_ago(8)],
+            )
+            if again:
+                cursor.execute("DELETE FROM jobs_job")
+                cursor.execute("ANALYZE jobs_job")
+    batch = retention._delete_batch(retention.ENDED_JOBS, [[Job.State.SUCCEEDED], retention.LONG_AGO, NOW, 10])
+    assert len(batch) == 10
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_row_that_somebody_holds_is_left_for_the_next_sweep() -> None:
     held = job("succeeded", 8)
