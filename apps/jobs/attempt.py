@@ -12,7 +12,7 @@ Not guaranteed. Without `atomic=True` a crash just before that transaction runs 
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery.canvas import maybe_signature
@@ -52,8 +52,9 @@ class Settled(Ignore):
 
 
 class Attempt:
-    def __init__(self, task: "JobTask") -> None:
+    def __init__(self, task: "JobTask", body: Callable[..., Any]) -> None:
         self.task = task
+        self.body = body
         self.request = task.request
         self.job_id = job_id_of(self.request.id)
         self.token: int = self.request.token
@@ -86,7 +87,7 @@ class Attempt:
     def _run_to_the_end(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
         if self.task.atomic:
             return self._run_atomically(args, kwargs)
-        result = self.task.run(*args, **kwargs)
+        result = self.body(*args, **kwargs)
         is_written_by_main_process = self.request.get("ends_here") and not self.request.get("again")
         if not is_written_by_main_process:
             connections.patiently(lambda: self._succeed(result))
@@ -95,7 +96,7 @@ class Attempt:
     def _run_atomically(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
         with transaction.atomic():
             try:
-                result = self.task.run(*args, **kwargs)
+                result = self.body(*args, **kwargs)
             except Ignore as outcome:
                 if isinstance(outcome, UNDONE) or transaction.get_rollback():  # after a caught error of the database
                     raise

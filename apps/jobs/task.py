@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -98,6 +98,9 @@ class JobTask(celery.Task):
             ours, theirs = getattr(JobTask, name), getattr(cls, name)
             if theirs is not ours and not hasattr(theirs, "comes_after"):
                 setattr(cls, name, _after(ours, theirs))
+        call = cls.__call__
+        if call is not JobTask.__call__ and not hasattr(call, "is_body"):
+            setattr(cls, "__call__", _as_body(call))  # noqa: B010 - mypy takes an assignment for a mistake
 
     # --- In the process that asks -------------------------------------------------------------------------------------
 
@@ -344,15 +347,19 @@ class JobTask(celery.Task):
             # It calls itself, as a function: what ends then is not the job. With a request of its own, as Celery has it
             # here, a retry or a replacement that it asks for would be lost.
             return self.run(*args, **kwargs)
+        return self._work(self.run, args, kwargs)
+
+    def _work(self, body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        request = self.request
         redaction.hide(self._secrets())
+        request.is_in_body = True
         if request.is_eager:
-            return self.run(*args, **sensitive.unseal(kwargs))
+            return body(*args, **sensitive.unseal(kwargs))
         try:
             self._refuse_wrong_arguments(args, kwargs)
-            request.is_in_body = True
             if request.get("token") is None:
-                return self._run(args, kwargs)
-            return Attempt(self).run(args, kwargs)
+                return self._run(body, args, kwargs)
+            return Attempt(self, body).run(args, kwargs)
         except MemoryError as exc:
             raise OutOfMemory(str(exc) or "The task ran out of memory.") from exc
 
@@ -365,10 +372,10 @@ class JobTask(celery.Task):
         except TypeError as exc:
             raise WrongArguments(str(exc)) from exc
 
-    def _run(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
+    def _run(self, body: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
         """A broker-only job: `Snooze` is the same message again, later."""
         try:
-            return readable(self, self.run(*args, **sensitive.unseal(kwargs)))
+            return readable(self, body(*args, **sensitive.unseal(kwargs)))
         except Snooze as exc:
             self.signature_from_request(countdown=exc.seconds).apply_async()
             raise
@@ -468,3 +475,17 @@ def _after(ours: Callable[..., None], theirs: Callable[..., None]) -> Callable[.
 
     hook.comes_after = ours  # type: ignore[attr-defined]
     return hook
+
+
+def _as_body(theirs: Callable[..., Any]) -> Callable[..., Any]:
+    """A task's own `__call__` often ends in `self.run(…)`: around that, the ledger would never hear of an end."""
+
+    @wraps(theirs)
+    def call(self: JobTask, *args: Any, **kwargs: Any) -> Any:
+        request = self.request
+        if request.called_directly or request.get("is_in_body"):
+            return theirs(self, *args, **kwargs)
+        return self._work(partial(theirs, self), args, kwargs)
+
+    call.is_body = True  # type: ignore[attr-defined]
+    return call

@@ -725,6 +725,43 @@ def _fail() -> None:
     raise ValueError("broken")
 
 
+class Around(JobTask):
+    """As many a guide has it, to run each task within something: without `super()`, because `run` is the body."""
+
+    abstract = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        seen.append("around")
+        return self.run(*args, **kwargs)
+
+
+class PolitelyAround(Around):
+    abstract = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        seen.append("politely")
+        return super().__call__(*args, **kwargs)
+
+
+def open_up(token: str) -> str:
+    return token
+
+
+AROUND: dict[str, Any] = {"sensitive": ("token",), "ignore_result": False}
+around = shared_task(base=Around, name="tests.around", **AROUND)(open_up)
+politely_around = shared_task(base=PolitelyAround, name="tests.politely_around", **AROUND)(open_up)
+
+
+@pytest.mark.parametrize(("task", "then"), [(around, ["around"]), (politely_around, ["politely", "around"])])
+def test_a_tasks_own_call_is_a_part_of_its_body(bench: Bench, task: JobTask, then: list[str]) -> None:
+    result = task.delay(token="open sesame")
+    bench.run_due()
+    assert job_of(result).state == Job.State.SUCCEEDED
+    assert (result.get(), seen) == ("open sesame", then)
+    assert task.apply(kwargs={"token": "open sesame"}).get() == task("open sesame") == "open sesame"
+    assert seen == then * 3
+
+
 # --- AsyncResult ------------------------------------------------------------------------------------------------------
 
 
