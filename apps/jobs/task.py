@@ -94,6 +94,16 @@ class JobTask(celery.Task):
     def __init_subclass__(cls, **options: Any) -> None:
         """A task may have hooks of its own. Celery's do nothing, so who writes one does not think of `super()`."""
         super().__init_subclass__(**options)
+        cls._stay_around()
+
+    @classmethod
+    def annotate(cls) -> None:
+        """Nor has who writes one into `task_annotations`, which are set when the class is there already."""
+        super().annotate()
+        cls._stay_around()
+
+    @classmethod
+    def _stay_around(cls) -> None:
         for name in ("before_start", "on_retry", "on_failure", "after_return"):
             ours, theirs = getattr(JobTask, name), getattr(cls, name)
             if theirs is not ours and not hasattr(theirs, "comes_after"):

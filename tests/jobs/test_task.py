@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from celery import current_app, group, shared_task, states
+from celery.app.annotations import prepare as prepare_annotations
 from celery.exceptions import Ignore, QueueNotFound
 from celery.result import AsyncResult
 from django.conf import settings
@@ -716,6 +717,17 @@ def test_a_tasks_own_hooks_are_called_and_do_not_stand_before_the_ledgers(bench:
 def test_hooks_that_are_given_to_the_decorator_are_called_too(bench: Bench) -> None:
     noted = shared_task(name="tests.noted", on_failure=lambda *_: seen.append("on_failure"))(_fail)
     result = noted.delay()
+    bench.run_due()
+    assert seen == ["on_failure"]
+    assert job_of(result).state == Job.State.DEAD
+
+
+def test_hooks_that_come_by_task_annotations_are_called_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Celery's documentation has it."""
+    annotations = prepare_annotations({"tests.annotated": {"on_failure": lambda *_: seen.append("on_failure")}})
+    monkeypatch.setitem(vars(current_app._get_current_object()), "annotations", annotations)
+    annotated = shared_task(name="tests.annotated")(_fail)
+    result = annotated.delay()
     bench.run_due()
     assert seen == ["on_failure"]
     assert job_of(result).state == Job.State.DEAD
