@@ -12,7 +12,8 @@ Not guaranteed. Without `atomic=True` a crash just before that transaction runs 
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from celery.canvas import maybe_signature
@@ -61,9 +62,17 @@ class Attempt:
 
     def run(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
         """Returns the body's result. Raises the body's error for Celery to deal with, or Ignore if it is settled."""
-        try:
+        with self.settled():
             self._begin()
             result = self._run_to_the_end(args, sensitive.unseal(kwargs))
+        self.request.callbacks = self.request.chain = None  # continued in `_succeed`, not by Celery's tracer
+        return result
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Around what belongs to the attempt: the ledger is told of what is neither success nor failure."""
+        try:
+            yield
         except Settled:
             raise
         except (Ignore, Reject, QueueFull, *connections.LOST) as outcome:
@@ -74,8 +83,6 @@ class Attempt:
             if isinstance(outcome, Ignore):
                 raise  # as it is: the main process counts snoozes and cancellations
             raise Settled(str(outcome), counted_as) from outcome
-        self.request.callbacks = self.request.chain = None  # continued in `_succeed`, not by Celery's tracer
-        return result
 
     def _begin(self) -> None:
         """A job that was claimed before may have been in a worker that died: from then on a crash counts only if its

@@ -16,7 +16,7 @@ Follow one job: `apply_async` → `ledger.record` → `Relay.publish_due` → `c
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache, partial, wraps
@@ -481,7 +481,10 @@ def _after(ours: Callable[..., None], theirs: Callable[..., None]) -> Callable[.
     @wraps(theirs)
     def hook(self: JobTask, *args: Any, **kwargs: Any) -> None:
         ours(self, *args, **kwargs)
-        theirs(self, *args, **kwargs)
+        # The job is claimed by then, and a hook may end it before its body starts, by Ignore or Reject.
+        is_attempt = ours is JobTask.before_start and self.request.get("token") is not None
+        with Attempt(self, self.run).settled() if is_attempt else nullcontext():
+            theirs(self, *args, **kwargs)
 
     hook.comes_after = ours  # type: ignore[attr-defined]
     return hook

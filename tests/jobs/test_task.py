@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from celery import current_app, group, shared_task, states
 from celery.app.annotations import prepare as prepare_annotations
-from celery.exceptions import Ignore, QueueNotFound
+from celery.exceptions import Ignore, QueueNotFound, Reject
 from celery.result import AsyncResult
 from django.conf import settings
 from django.contrib.auth.models import User
@@ -720,6 +720,33 @@ def test_hooks_that_are_given_to_the_decorator_are_called_too(bench: Bench) -> N
     bench.run_due()
     assert seen == ["on_failure"]
     assert job_of(result).state == Job.State.DEAD
+
+
+class EndsBeforeItStarts(JobTask):
+    abstract = True
+
+    outcome: Exception
+
+    def before_start(self, *args: Any) -> None:
+        raise self.outcome
+
+
+@shared_task(base=EndsBeforeItStarts, name="tests.ends_before_it_starts")
+def ends_before_it_starts() -> None:
+    seen.append("started")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "end"),
+    [(Ignore("nothing to do"), "succeeded"), (Reject("no"), "dead"), (Snooze(60), "queued"), (KeyError("k"), "dead")],
+)
+def test_a_hook_may_end_a_job_before_its_body_starts(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, outcome: Exception, end: str
+) -> None:
+    monkeypatch.setattr(EndsBeforeItStarts, "outcome", outcome, raising=False)
+    result = ends_before_it_starts.delay()
+    bench.run_due()
+    assert (job_of(result).state, seen) == (end, [])
 
 
 def test_hooks_that_come_by_task_annotations_are_called_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
