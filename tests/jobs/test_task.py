@@ -26,7 +26,7 @@ from apps.jobs.models import DeadLetter, Job
 from apps.jobs.snooze import Snooze
 from apps.jobs.task import JobTask
 from tasks.catalog import sync_to_external_api
-from tasks.lab import lab_add, lab_fail, lab_flaky, lab_nothing, lab_secret, lab_total
+from tasks.lab import lab_add, lab_fail, lab_flaky, lab_nothing, lab_nothing_broker_only, lab_secret, lab_total
 from tests.jobs.bench import Bench
 from tests.nobody import NOBODY
 
@@ -65,6 +65,25 @@ def test_a_rolled_back_transaction_leaves_no_job(bench: Bench) -> None:
         lab_nothing.delay()
         transaction.set_rollback(True)
     assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize("name", ["delay_on_commit", "apply_async_on_commit"])
+def test_what_celery_starts_on_commit_is_in_the_transaction(bench: Bench, name: str) -> None:
+    with transaction.atomic():
+        getattr(lab_nothing, name)()
+        assert Job.objects.count() == 1
+        transaction.set_rollback(True)
+    assert not Job.objects.exists()
+
+
+def test_a_broker_only_job_waits_for_the_commit_if_it_is_asked_to(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
+) -> None:
+    monkeypatch.setattr(JobTask, "_publish", lambda *_: seen.append("published"))
+    with django_capture_on_commit_callbacks(execute=True):
+        lab_nothing_broker_only.delay_on_commit()
+        assert seen == []
+    assert seen == ["published"]
 
 
 @pytest.mark.django_db(transaction=True)
