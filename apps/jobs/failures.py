@@ -45,6 +45,7 @@ class Failure:
     message: str
     traceback: str = ""
     frame: str = ""
+    module: str = ""
 
     @classmethod
     def of(cls, exc: BaseException, *, kind: Kind | None = None, secrets: Collection[str] = ()) -> "Failure":
@@ -55,6 +56,7 @@ class Failure:
             message=plain(redact(str(exc) or type(exc).__name__, secrets), MESSAGE_LIMIT),
             traceback=plain(redact(_traceback(exc), secrets), TRACEBACK_LIMIT),
             frame=_last_own_frame(exc.__traceback__),
+            module=type(exc).__module__,
         )
 
     @classmethod
@@ -85,6 +87,7 @@ class Failure:
             "at": timezone.now().isoformat(),
             "kind": self.kind,
             "exception": self.exception,
+            "module": self.module,
             "message": self.message,
             "traceback": self.traceback,
         }

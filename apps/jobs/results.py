@@ -11,6 +11,9 @@ says so. The ledger has no rows for groups, so `GroupResult.save` and `restore` 
 """
 
 import builtins
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import celery.exceptions
@@ -124,19 +127,21 @@ def _children(job: Job) -> list[Any]:
 
 def _error(job: Job) -> dict[str, Any]:
     last = job.errors[-1] if job.errors else {"exception": "TaskRevokedError", "message": "cancelled"}
-    name = last["exception"]
+    name, message = last["exception"], last["message"]
     return {
-        "result": {"exc_type": name, "exc_message": [last["message"]], "exc_module": _module_of(name)},
+        "result": {"exc_type": name, "exc_message": [message], "exc_module": _module_of(last)},
         "traceback": last.get("traceback"),
     }
 
 
-def _module_of(name: str) -> str:
-    """Python's errors, Celery's and ours are themselves again; of any other Celery makes a class of this name."""
-    for module in (builtins, celery.exceptions, failures):
-        known = getattr(module, name, None)
-        if isinstance(known, type) and issubclass(known, BaseException):
-            return module.__name__
+def _module_of(error: Mapping[str, Any]) -> str:
+    """Errors that can be made of their message are themselves again; of any other Celery makes a class of this name."""
+    for module in (sys.modules.get(error.get("module", "")), builtins, celery.exceptions, failures):
+        known = getattr(module, error["exception"], None)
+        if module and isinstance(known, type) and issubclass(known, BaseException):
+            with suppress(Exception):
+                known(error["message"])
+                return module.__name__
     return "unknown"
 
 

@@ -73,9 +73,25 @@ def fail_by_itself() -> None:
     raise Failure("f")
 
 
+class OfTwo(Exception):
+    """It cannot be made of its message alone."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} {second}")
+
+
+def fail_with_two() -> None:
+    raise OfTwo("a", "b")
+
+
 @pytest.mark.parametrize(
     ("body", "expected"),
-    [(refuse_key, KeyError), (run_out_of_time, SoftTimeLimitExceeded), (fail_by_itself, Exception)],
+    [
+        (refuse_key, KeyError),
+        (run_out_of_time, SoftTimeLimitExceeded),
+        (fail_by_itself, Failure),
+        (fail_with_two, Exception),
+    ],
 )
 def test_whoever_reads_a_failed_result_can_catch_its_error(
     bench: Bench, body: Callable[[], None], expected: type[Exception]
