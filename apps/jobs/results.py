@@ -101,7 +101,7 @@ class LedgerBackend(BaseBackend):
 
 
 def _meta(task_id: str, job: Job) -> dict[str, Any]:
-    retrying = job.state == Job.State.QUEUED and job.errors
+    retrying = job.state in (Job.State.QUEUED, Job.State.SENT) and (job.errors or job.retries)
     meta: dict[str, Any] = {
         "task_id": task_id,
         "status": states.RETRY if retrying else STATES[Job.State(job.state)],
@@ -126,7 +126,10 @@ def _children(job: Job) -> list[Any]:
 
 
 def _error(job: Job) -> dict[str, Any]:
-    last = job.errors[-1] if job.errors else {"exception": "TaskRevokedError", "message": "cancelled"}
+    if job.state == Job.State.CANCELLED:
+        last = {"exception": "TaskRevokedError", "message": "cancelled"}
+    else:  # `self.retry()` without an error has left none
+        last = job.errors[-1] if job.errors else {"exception": "Retry", "message": "The task asked to be tried again."}
     name, message = last["exception"], last["message"]
     return {
         "result": {"exc_type": name, "exc_message": [message], "exc_module": _module_of(last)},

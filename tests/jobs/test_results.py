@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from celery import chain, current_app, group, shared_task, states
 from celery.app.control import Control
-from celery.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Retry, SoftTimeLimitExceeded, TaskRevokedError
 from celery.result import AsyncResult, GroupResult
 
 from apps.jobs import ledger
@@ -49,6 +49,21 @@ def test_a_retry_is_shown_with_its_error(bench: Bench) -> None:
     bench.run_due()
     assert result.state == states.RETRY
     assert "Attempt 1" in str(result.info)
+
+
+@shared_task(name="tests.try_again", bind=True, max_retries=None)
+def try_again(self: JobTask, error: bool) -> None:
+    raise self.retry(exc=KeyError("k") if error else None)
+
+
+@pytest.mark.parametrize(("error", "info"), [(True, KeyError), (False, Retry)])
+def test_a_retry_is_one_until_it_runs(bench: Bench, error: bool, info: type[Exception]) -> None:
+    result = try_again.delay(error)
+    bench.run_due()
+    assert (result.state, type(result.info)) == (states.RETRY, info)
+    ledger.hurry([bench.job(result).pk])
+    bench.send()
+    assert (result.state, type(result.info)) == (states.RETRY, info)
 
 
 def test_the_traceback_is_the_tasks(bench: Bench) -> None:
@@ -205,8 +220,17 @@ def test_an_unknown_id_is_pending_as_in_celery(db: None) -> None:
 def test_revoke_of_a_cancelled_job_raises_when_it_is_read(bench: Bench) -> None:
     result = lab_nothing.delay()
     ledger.cancel(bench.job(result).pk)
-    with pytest.raises(Exception, match="cancelled"):
+    with pytest.raises(TaskRevokedError, match="cancelled"):
         result.get()
+
+
+def test_a_retry_that_was_revoked_is_no_error_of_the_task(bench: Bench) -> None:
+    result = try_again.delay(error=True)
+    bench.run_due()
+    ledger.cancel(bench.job(result).pk)
+    with pytest.raises(TaskRevokedError, match="cancelled"):
+        result.get()
+    assert (result.state, result.traceback) == (states.REVOKED, None)
 
 
 # --- Revoke -----------------------------------------------------------------------------------------------------------
