@@ -131,6 +131,11 @@ class JobTask(celery.Task):
         Raises `QueueFull`; TypeError for arguments that do not fit; ValueError for arguments that are not JSON, or that
         PostgreSQL cannot store (`apps.jobs.jsonb`), and for a time that no calendar has.
         """
+        # As Celery: list("7") and list({"order_id": 7}) would be arguments, too, which nobody meant.
+        if not isinstance(args or (), list | tuple):
+            raise TypeError("task args must be a list or tuple")
+        if not isinstance(kwargs or {}, Mapping):
+            raise TypeError("task keyword arguments must be a mapping")
         args, kwargs = self.sealed(list(args or ()), dict(kwargs or {}))
         options = {**self._get_exec_options(), **options, "link": link, "link_error": link_error, "shadow": shadow}
         if not self._goes_through_ledger(options):

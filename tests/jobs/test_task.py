@@ -302,6 +302,13 @@ def test_an_argument_that_is_missing_is_refused_at_once(bench: Bench) -> None:
     assert not Job.objects.exists()
 
 
+@pytest.mark.parametrize("call", [{"args": "7"}, {"args": {"value": 7}}, {"args": {7}}, {"kwargs": [("value", 7)]}])
+def test_arguments_that_are_no_list_or_no_mapping_are_refused_as_by_celery(bench: Bench, call: Any) -> None:
+    with pytest.raises(TypeError, match="must be a"):
+        take_anything.apply_async(**call)
+    assert not Job.objects.exists()
+
+
 def test_an_argument_that_is_no_json_is_refused_at_once(bench: Bench) -> None:
     with pytest.raises((TypeError, ValueError)):
         lab_total.delay([object()])
