@@ -141,6 +141,7 @@ class JobTask(celery.Task):
         if not self._goes_through_ledger(options):
             return self._publish(args, kwargs, task_id, producer, options)
         self._check_arguments(args, kwargs)
+        options["shadow"] = shadow or self.shadow_name(args, kwargs, options)
         job = self.new_job(args, kwargs, task_id, options)
         if task_id and self._is_own_id(job.id):
             # `self.retry` and `self.replace` send the running job itself again: its row is rewritten when it lets go.

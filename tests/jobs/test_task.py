@@ -251,6 +251,15 @@ def test_priority_and_headers_and_shadow_arrive_at_the_worker(bench: Bench) -> N
     assert message.headers["shadow"] == "look"
 
 
+def test_a_task_may_say_by_which_name_its_job_is_shown(bench: Bench) -> None:
+    def name_of(task: JobTask, args: list[Any], kwargs: dict[str, Any], options: dict[str, Any]) -> str:
+        return f"{task.name} of {args[0]}"
+
+    shown = shared_task(name="tests.shown", shadow_name=name_of)(take_anything.run)
+    shown.delay("north")
+    assert bench.send()[0].headers["shadow"] == "tests.shown of north"
+
+
 def job_of_only() -> Job:
     return Job.objects.get()
 
