@@ -44,7 +44,7 @@ from apps.jobs import (
     unique,
 )
 from apps.jobs.arguments import plain_types
-from apps.jobs.attempt import Attempt, readable
+from apps.jobs.attempt import UNDONE, Attempt, readable
 from apps.jobs.backpressure import admit
 from apps.jobs.failures import Failure, Kind, OutOfMemory, WrongArguments, kind_of
 from apps.jobs.ids import job_id_of, uuid7
@@ -382,7 +382,7 @@ class JobTask(celery.Task):
         redaction.hide(self._secrets())
         request.is_in_body = True
         if request.is_eager:
-            return body(*args, **sensitive.unseal(kwargs))
+            return self._run_eagerly(body, args, kwargs)
         try:
             self._refuse_wrong_arguments(args, kwargs)
             if request.get("token") is None:
@@ -390,6 +390,17 @@ class JobTask(celery.Task):
             return Attempt(self, body).run(args, kwargs)
         except MemoryError as exc:
             raise OutOfMemory(str(exc) or "The task ran out of memory.") from exc
+
+    def _run_eagerly(self, body: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
+        """An atomic task's body may need its transaction, and leaves as much behind as in a worker."""
+        with transaction.atomic() if self.atomic else nullcontext():
+            try:
+                return body(*args, **sensitive.unseal(kwargs))
+            except Ignore as outcome:
+                if isinstance(outcome, UNDONE):
+                    raise
+                ignored = outcome
+        raise ignored
 
     def _refuse_wrong_arguments(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
         try:

@@ -1013,6 +1013,22 @@ def test_an_atomic_task_that_snoozes_or_cannot_be_replaced_has_done_nothing(monk
     assert Job.objects.count() == 2
 
 
+@shared_task(name="tests.lock_then_fail", atomic=True)
+def lock_then_fail() -> None:
+    User.objects.create(username="dora")
+    User.objects.select_for_update().get(username="dora")
+    raise ZeroDivisionError
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_atomic_task_is_atomic_in_eager_mode_too() -> None:
+    assert type(lock_then_fail.apply().result) is ZeroDivisionError
+    end_early.apply(args=["snooze"])
+    assert not User.objects.exists()
+    end_early.apply(args=["ignore"])
+    assert User.objects.count() == 1
+
+
 # --- Snooze, and everything that is no end ----------------------------------------------------------------------------
 
 
