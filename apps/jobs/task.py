@@ -26,7 +26,7 @@ from uuid import UUID
 import celery
 from celery import current_task
 from celery.app.routes import MapRoute, Router
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, Reject, Retry
 from celery.result import AsyncResult
 from django.db import transaction
 
@@ -390,6 +390,11 @@ class JobTask(celery.Task):
             return Attempt(self, body).run(args, kwargs)
         except MemoryError as exc:
             raise OutOfMemory(str(exc) or "The task ran out of memory.") from exc
+        except (Ignore, Reject, Retry):
+            raise
+        except Exception as exc:
+            request.raised = exc
+            raise
 
     def _run_eagerly(self, body: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
         """An atomic task's body may need its transaction, and leaves as much behind as in a worker."""
@@ -419,9 +424,17 @@ class JobTask(celery.Task):
             self.signature_from_request(countdown=exc.seconds).apply_async()
             raise
 
+    def retry(self, args: Any = None, kwargs: Any = None, exc: Any = None, *others: Any, **options: Any) -> Any:
+        self.request.raised = exc
+        return super().retry(args, kwargs, exc, *others, **options)
+
+    def _raised(self, exc: Any) -> Any:
+        """The error itself. Of one that cannot be pickled Celery hands on another, of its parent's class or its own."""
+        return self.request.__dict__.pop("raised", None) or exc
+
     def on_retry(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """running → queued. After the body, so that an atomic task's own work is rolled back and this is not."""
-        again = self.request.get("again")
+        again, exc = self.request.get("again"), self._raised(exc)
         if again:
             # `self.retry()` without an error has none to keep.
             failure = Failure.of(exc, secrets=self._secrets()) if exc else None
@@ -438,6 +451,7 @@ class JobTask(celery.Task):
         if self.request.is_eager:
             return
         job_id, is_here = job_id_of(task_id), self.request.id == task_id
+        exc = self._raised(exc) if is_here else exc
         token = self.request.get("token") if is_here else lease.token_of(job_id)
         retries = self.request.retries if is_here else 0
         failure = Failure.of(exc, kind=self._kind(exc, retries), secrets=self.secrets_in(args, kwargs))

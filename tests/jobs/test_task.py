@@ -588,6 +588,26 @@ def test_the_last_retry_leaves_a_dead_letter_with_the_error_itself(bench: Bench)
     assert (letter.attempts, len(job_of(result).errors)) == (2, 2)
 
 
+class NobodyThere(Unreachable):
+    """It cannot be pickled and read again, as many that take more than a text."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(f"nobody at {host}:{port}")
+
+
+@shared_task(name="tests.fail_with_host_and_port", autoretry_for=(NobodyThere,), max_retries=1)
+def fail_with_host_and_port() -> None:
+    raise NobodyThere("north", 80)
+
+
+def test_an_error_that_cannot_be_pickled_is_kept_by_its_own_name(bench: Bench) -> None:
+    result = fail_with_host_and_port.delay()
+    bench.run_all()
+    errors = [(error["exception"], error["message"]) for error in job_of(result).errors]
+    assert errors == [("NobodyThere", "nobody at north:80")] * 2
+    assert bench.letter(result).kind == "exhausted"
+
+
 def test_an_attempt_whose_lease_is_lost_when_it_would_retry_does_not_bury_the_next_one(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
