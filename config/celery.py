@@ -19,6 +19,22 @@ class Nightshift(Celery):
         package = module.partition(".")[0]
         return str(super().gen_task_name(name, "tasks" if package == "tasks" else module))
 
+    def _task_from_fun(self, fun: Any, name: str | None = None, base: Any = None, **options: Any) -> Any:
+        """A base class that derives from Celery's own Task, as in code from elsewhere, gets what ours has beneath it.
+
+        Celery has no public place for it: `@shared_task` calls this.
+        """
+        if base is not None and not hasattr(base, "durable"):
+            is_above = issubclass(self.Task, base)
+            base = self.Task if is_above else type(base.__name__, (base, self.Task), {"abstract": True})
+        return super()._task_from_fun(fun, name, base, **options)
+
+    def register_task(self, task: Any, **options: Any) -> Any:
+        """An instance has its class already. A worker of ours cannot run one that knows nothing of jobs."""
+        if not hasattr(task, "durable"):
+            raise TypeError(f"{task!r} has to derive from app.Task, and not from Celery's own.")
+        return super().register_task(task, **options)
+
     def send_task(
         self,
         name: str,

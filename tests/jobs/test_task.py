@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import celery
 import psycopg
 import pytest
 from celery import current_app, group, shared_task, states
@@ -775,6 +776,28 @@ def test_hooks_that_are_given_to_the_decorator_are_called_too(bench: Bench) -> N
     bench.run_due()
     assert seen == ["on_failure"]
     assert job_of(result).state == Job.State.DEAD
+
+
+class OfCelery(celery.Task):
+    abstract = True
+    max_retries = 1
+
+    def on_failure(self, *args: Any) -> None:
+        seen.append("on_failure")
+
+
+def test_a_base_class_of_celerys_own_makes_jobs_as_well(bench: Bench) -> None:
+    result = shared_task(base=OfCelery, name="tests.of_celery")(_fail).delay()
+    bench.run_due()
+    assert (job_of(result).state, seen) == (Job.State.DEAD, ["on_failure"])
+    assert current_app.tasks["tests.of_celery"].max_retries == 1
+    shared_task(base=celery.Task, name="tests.plainly_of_celery")(_fail)
+    assert isinstance(current_app.tasks["tests.plainly_of_celery"], JobTask)
+
+
+def test_a_class_of_celerys_own_is_no_task_here() -> None:
+    with pytest.raises(TypeError, match="derive"):
+        current_app.register_task(type("OfNobody", (OfCelery,), {"name": "tests.of_nobody"}))
 
 
 class EndsBeforeItStarts(JobTask):
