@@ -80,7 +80,7 @@ class Attempt:
                 raise  # the body's own mistake
             reason = outcome
             counted_as = connections.patiently(lambda: self._settle(reason))
-            if isinstance(outcome, Ignore):
+            if isinstance(outcome, Ignore) and counted_as is None:
                 raise  # as it is: the main process counts snoozes and cancellations
             raise Settled(str(outcome), counted_as) from outcome
 
@@ -107,12 +107,11 @@ class Attempt:
             except Ignore as outcome:
                 if isinstance(outcome, UNDONE) or transaction.get_rollback():  # after a caught error of the database
                     raise
-                self._ignored()
-                ignored = outcome
+                counted_as, ignored = self._ignored(), outcome
             else:
                 self._succeed(result)
                 return result
-        raise Settled(str(ignored), None) from ignored
+        raise Settled(str(ignored), counted_as) from ignored
 
     def _succeed(self, result: Any) -> None:
         """Write the end and start what comes after it, in one transaction: neither can be without the other."""
@@ -154,7 +153,7 @@ class Attempt:
                 return self._rejected(outcome)
             case Ignore():
                 try:
-                    self._ignored()
+                    return self._ignored()
                 except (QueueFull, Cancelled) as undone:
                     return self._settle(undone)
             case _:
@@ -165,11 +164,17 @@ class Attempt:
         if reject.requeue:
             ledger.snooze(self.job_id, self.token, REQUEUE_AFTER)
             return None
-        is_buried = ledger.bury(self.job_id, self.token, self._failure(reject), reject)
-        return "failed" if is_buried else None
+        return self._bury(self._failure(reject), reject)
 
-    def _ignored(self) -> None:
-        """`raise Ignore()` is the task's way to say that it is done; `self.replace` raises it too."""
+    def _bury(self, failure: Failure, error: BaseException | None = None) -> str | None:
+        return "failed" if ledger.bury(self.job_id, self.token, failure, error) else None
+
+    def _ignored(self) -> str | None:
+        """`raise Ignore()` is the task's way to say that it is done, or that it has failed, if it has just set that
+        state. `self.replace` raises it too.
+        """
+        if self.request.get("says_it_failed"):
+            return self._bury(Failure.said(self.request.says_it_failed["meta"], secrets=self._secrets()))
         if self.request.get("replacement") is not None:
             self._replace(self.request.replacement)
         elif self.request.get("again"):
@@ -180,6 +185,7 @@ class Attempt:
                 chords.part_ignored(Job.objects.get(pk=self.job_id))
         else:
             ledger.succeed(self.job_id, self.token)
+        return None
 
     def _replace(self, replacement: Any) -> None:
         """By one task: the same row, rewritten. By more: the last of them has this job's id, and needs its place.
@@ -206,8 +212,10 @@ class Attempt:
         return state_now and rescue.counted_as(state_now)
 
     def _failure(self, exc: BaseException, kind: Kind | None = None) -> Failure:
-        secrets = self.task.secrets_in(self.request.args, self.request.kwargs)
-        return Failure.of(exc, kind=kind, secrets=secrets)
+        return Failure.of(exc, kind=kind, secrets=self._secrets())
+
+    def _secrets(self) -> list[str]:
+        return self.task.secrets_in(self.request.args, self.request.kwargs)
 
 
 def is_long_ago(claimed_at: float | None) -> bool:

@@ -60,6 +60,13 @@ class Failure:
         )
 
     @classmethod
+    def said(cls, meta: Any, *, secrets: Collection[str] = ()) -> "Failure":
+        """What a task says of itself: `self.update_state(state="FAILURE", meta=…)`, and then `raise Ignore()`."""
+        told = meta if isinstance(meta, dict) else {}
+        message = redact(str(told.get("exc_message", meta)), secrets)
+        return cls(Kind.PERMANENT, plain(str(told.get("exc_type", "Failure")), 255), plain(message, MESSAGE_LIMIT))
+
+    @classmethod
     def worker_lost(cls, message: str = "The worker that ran this job died or was cut off.") -> "Failure":
         return cls(Kind.CRASHED, "WorkerLost", message)
 

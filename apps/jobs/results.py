@@ -57,6 +57,8 @@ class LedgerBackend(BaseBackend):
         token = request.get("token") if request is not None and request.id == task_id else None
         if token is not None and state not in states.READY_STATES | {states.RETRY, states.STARTED}:
             ledger.report(job_id_of(task_id), token, {"state": state, "meta": result})
+        elif token is not None and state == states.FAILURE and not isinstance(result, BaseException):
+            request.says_it_failed = {"meta": result}  # by itself, and not by Celery's tracer; see `Attempt`
         return result
 
     def mark_as_failure(

@@ -1130,6 +1130,24 @@ def test_a_task_that_ignores_itself_has_succeeded(bench: Bench) -> None:
     assert job_of(result).state == Job.State.SUCCEEDED
 
 
+@shared_task(name="tests.say_that_it_failed", bind=True)
+def say_that_it_failed(self: JobTask, meta: Any) -> None:
+    self.update_state(state=states.FAILURE, meta=meta)
+    raise Ignore
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+@pytest.mark.parametrize("meta", [{"exc_type": "NoStock", "exc_message": "none left"}, "none left"])
+def test_a_task_that_says_that_it_failed_and_ignores_itself_is_a_dead_letter(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, meta: Any, atomic: bool
+) -> None:
+    monkeypatch.setattr(say_that_it_failed, "atomic", atomic)
+    result = say_that_it_failed.delay(meta)
+    bench.run_all()
+    assert (result.state, job_of(result).state) == (states.FAILURE, Job.State.DEAD)
+    assert bench.letter(result).message == "none left"
+
+
 def test_a_rejected_job_is_a_dead_letter_and_a_requeued_one_comes_back(bench: Bench) -> None:
     dead, back = reject.delay(requeue=False), reject.delay(requeue=True)
     bench.run_due()
