@@ -471,7 +471,7 @@ def retry(job_id: UUID, token: int, again: NewJob, failure: Failure | None) -> N
             f"""
             UPDATE jobs_job
             SET {LET_GO}, snoozed_since = NULL, task = %s, args = %s::jsonb, kwargs = %s::jsonb, options = %s::jsonb,
-                queue = %s, priority = %s, retries = %s, {WITH_ERRORS}
+                queue = %s, priority = %s, retries = %s, expires_at = coalesce(%s, expires_at), {WITH_ERRORS}
             WHERE id = %s AND token = %s AND state = 'running'
             RETURNING cancel_requested
             """,
@@ -484,6 +484,7 @@ def retry(job_id: UUID, token: int, again: NewJob, failure: Failure | None) -> N
                 again.queue,
                 again.priority,
                 again.retries,
+                again.expires_at,
                 dumps([failure.as_entry()] if failure else []),
                 job_id,
                 token,

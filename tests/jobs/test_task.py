@@ -635,6 +635,20 @@ def test_a_retry_may_change_its_arguments_and_its_queue(bench: Bench) -> None:
     assert job_of(result).state == Job.State.SUCCEEDED
 
 
+@shared_task(name="tests.retry_until", bind=True)
+def retry_until(self: JobTask, expires: float | None) -> None:
+    raise self.retry(countdown=60, **({"expires": expires} if expires else {}))
+
+
+@pytest.mark.parametrize(("expires", "then"), [(3600, 3600), (None, 90)])
+def test_a_retry_expires_when_it_says_or_else_with_its_job(bench: Bench, expires: float | None, then: float) -> None:
+    result = retry_until.apply_async([expires], expires=90)
+    bench.run_due()
+    expires_at = job_of(result).expires_at
+    assert expires_at is not None
+    assert seconds_from_now(expires_at) == pytest.approx(then, abs=10)
+
+
 def test_a_retry_waits_since_its_own_time_and_keeps_the_callers_headers(bench: Bench) -> None:
     result = fail_twice.apply_async(headers={"tenant": "north"})
     [first] = bench.send()
