@@ -47,9 +47,11 @@ class Nightshift(Celery):
         task_type: Any = None,
         **options: Any,
     ) -> Any:
-        """By its name, too, a task that is known here and goes through the ledger is recorded there."""
+        """By its name, too, a task that is known here and goes through the ledger is recorded there; and a broker-only
+        one has its secrets sealed, and one live job a key.
+        """
         task = None if task_type else self.tasks.get(name)
-        if task is not None and getattr(task, "durable", False):
+        if task is not None and any(getattr(task, what, False) for what in ("durable", "sensitive", "unique")):
             return task.apply_async(args, kwargs, task_id, countdown=countdown, eta=eta, **options)
         return super().send_task(name, args, kwargs, countdown, eta, task_id, *others, task_type=task_type, **options)
 

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 from uuid import uuid4
 
 import pytest
-from celery import chain, chord, group, shared_task
+from celery import Celery, chain, chord, current_app, group, shared_task
 
 from apps.jobs import dead_letters, sensitive
 from apps.jobs.failures import Failure
@@ -93,6 +93,15 @@ def test_a_secret_is_in_no_message(bench: Bench) -> None:
     [message] = bench.send()
     assert SECRET not in repr(message)
     assert "***" in message.headers["kwargsrepr"]
+
+
+def test_a_secret_of_a_broker_only_task_is_sealed_when_it_is_sent_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    monkeypatch.setattr(lab_secret, "durable", False)
+    monkeypatch.setattr(Celery, "send_task", lambda *args, **options: sent.append((args, options)))
+    current_app.send_task("tasks.lab_secret", kwargs={"token": SECRET, "fail": False})
+    assert len(sent) == 1
+    assert SECRET not in repr(sent)
 
 
 def test_a_secret_is_in_no_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
