@@ -11,6 +11,7 @@ a client that is not this application, only reach messages: the jobs are sent ag
 """
 
 from typing import Any
+from uuid import UUID
 
 from celery.app.control import Control
 
@@ -18,10 +19,10 @@ from apps.jobs.ids import job_id_of
 
 
 class JobControl(Control):
-    def revoke(self, task_id: str | list[str], *args: Any, **kwargs: Any) -> Any:
+    def revoke(self, task_id: str | UUID | list[str], *args: Any, **kwargs: Any) -> Any:
         # `celery inspect` and `celery control` make this object in a process in which Django was never set up.
         from apps.jobs import ledger
 
-        ids = [task_id] if isinstance(task_id, str) else task_id
+        ids = [task_id] if isinstance(task_id, str | UUID) else task_id
         without_row = [each for each in ids if ledger.cancel(job_id_of(each)) is None]
         return super().revoke(without_row, *args, **kwargs) if without_row else None

@@ -15,8 +15,10 @@ def uuid7() -> UUID:
     return UUID(int=milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | secrets.randbits(62))
 
 
-def job_id_of(task_id: str) -> UUID:
+def job_id_of(task_id: str | UUID) -> UUID:
     """Celery takes any string for a task id, the ledger only UUIDs: another string gets one, always the same."""
+    if isinstance(task_id, UUID):
+        return task_id  # a job's own `pk`
     try:
         return UUID(task_id)
     except ValueError:

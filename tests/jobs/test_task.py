@@ -291,6 +291,15 @@ def test_a_job_has_the_id_that_the_caller_chose(bench: Bench) -> None:
     assert job_of_only().pk == UUID(chosen)
 
 
+def test_an_id_may_be_a_uuid(bench: Bench) -> None:
+    chosen = uuid4()
+    result = lab_add.apply_async((1, 2), task_id=chosen)
+    assert result.id == str(chosen)
+    assert AsyncResult(chosen).state == states.PENDING
+    AsyncResult(chosen).revoke()
+    assert AsyncResult(chosen).state == states.REVOKED
+
+
 def test_an_id_that_is_no_uuid_finds_its_job_again(bench: Bench) -> None:
     lab_add.apply_async((1, 2), task_id="import-2024-02")
     bench.run_all()
