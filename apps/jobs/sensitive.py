@@ -27,6 +27,9 @@ from kombu.utils.json import dumps, loads
 
 SEALED = "__sealed__"
 MASK = "***"
+# JSON may be nested deeper than Python lets a function call itself, and such a job runs like any other.
+LEVELS = 200
+TOO_DEEP = "(nested too deep to be shown)"
 
 
 @lru_cache
@@ -98,15 +101,17 @@ def _open(value: dict[str, str]) -> Any:
     return loads(_current_box().decrypt(value[SEALED].encode()).decode())
 
 
-def mask(value: Any) -> Any:
+def mask(value: Any, levels: int = LEVELS) -> Any:
     """For showing: every sealed value, however deep, becomes `***`."""
     if is_sealed(value):
         return MASK
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if levels == 0:
+        return TOO_DEEP
     if isinstance(value, dict):
-        return {key: mask(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [mask(inner) for inner in value]
-    return value
+        return {key: mask(inner, levels - 1) for key, inner in value.items()}
+    return [mask(inner, levels - 1) for inner in value]
 
 
 def masked_repr(arguments: Any) -> str:

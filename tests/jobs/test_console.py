@@ -539,6 +539,18 @@ def test_arguments_that_cannot_be_are_refused_with_the_reason(admin: Client, arg
     assert (dead.state, Job.objects.count()) == ("open", 0)
 
 
+def test_what_is_too_deep_to_be_shown_is_replayed_but_not_corrected(admin: Client) -> None:
+    deep: Any = "core"
+    for _ in range(400):
+        deep = [deep]
+    dead = letter(task="tasks.lab_unique", kwargs={"key": deep})
+    shown = admin.get(replay_page(dead)).context["form"].initial["arguments"]
+    said = admin.post(replay_page(dead), {"arguments": shown.replace('"key"', '"other"')}).content.decode()
+    assert "would be lost" in said
+    admin.post(replay_page(dead), {"arguments": shown})
+    assert Job.objects.get().kwargs == {"key": deep}
+
+
 def test_a_secret_argument_is_not_shown_and_stays_what_it_was(admin: Client) -> None:
     name, secret = secret_task()
     dead = letter(task=name, kwargs=sensitive.seal({secret: "hunter2"}, [secret]))

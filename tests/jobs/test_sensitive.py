@@ -32,6 +32,11 @@ def use_secret(self: JobTask, token: str, card: dict[str, str] | None = None, re
     return f"{token} {card}"
 
 
+@shared_task(name="tests.get_anything")
+def get_anything(value: Any) -> None:
+    got.append(value)
+
+
 @pytest.fixture(autouse=True)
 def nothing_got() -> None:
     got.clear()
@@ -250,6 +255,17 @@ def test_sealing_twice_is_sealing_once() -> None:
 )
 def test_what_is_sealed_is_shown_as_stars(value: Any, shown: Any) -> None:
     assert sensitive.mask(value) == shown
+
+
+def test_what_is_nested_deeper_than_anybody_looks_runs_and_is_shown_in_part(bench: Bench) -> None:
+    value: Any = "core"
+    for _ in range(600):
+        value = [value]
+    result = get_anything.delay(value)
+    bench.run_due()
+    assert bench.job(result).state == Job.State.SUCCEEDED
+    assert got == [value]
+    assert sensitive.TOO_DEEP in repr(sensitive.mask(value))
 
 
 def test_a_secret_is_found_as_an_error_quotes_it() -> None:

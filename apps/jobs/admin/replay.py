@@ -84,6 +84,9 @@ def _editable(letter: DeadLetter) -> str:
 def _replay(request: HttpRequest, letter: DeadLetter, form: ArgumentsForm, before: str) -> bool:
     edited = form.cleaned_data["arguments"]
     changed = _canonical(form["arguments"].value()) != _canonical(before)
+    if changed and sensitive.TOO_DEEP in form["arguments"].value():
+        form.add_error("arguments", "What is nested too deep to be shown would be lost.")
+        return False
     try:
         with transaction.atomic():
             kwargs = dead_letters.with_secrets(edited, letter) if changed else None
