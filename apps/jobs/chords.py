@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from celery import current_app
-from celery.canvas import Signature, chord, group, maybe_signature
+from celery.canvas import Signature, _chain, chord, group, maybe_signature
 from celery.result import GroupResult, ResultBase
 from django.db import transaction
 from django.db.models import F
@@ -51,6 +51,21 @@ def _needs_no_ledger(parts: group) -> bool:
 
 
 chord.run, group.apply_async = _whole(chord.run), _whole(group.apply_async)
+
+
+def _anew(start: Callable[..., Any]) -> Callable[..., Any]:
+    """A chain keeps the id that its last link was given when it was started, and gives it again when it is started
+    again. To Celery these are two jobs of one id; to the ledger the second is the first, and would never run.
+    """
+
+    @wraps(start)
+    def start_anew(self: Signature, *args: Any, **kwargs: Any) -> Any:
+        return start(self.clone(), *args, **kwargs)
+
+    return start_anew
+
+
+_chain.run = _anew(_chain.run)
 
 
 def await_parts(group_id: str, parts: list[ResultBase], body: Any) -> None:

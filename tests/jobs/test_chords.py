@@ -39,6 +39,23 @@ def test_a_chain_hands_on_its_results(bench: Bench) -> None:
     assert result.get() == 113
 
 
+@pytest.mark.parametrize(
+    ("canvas", "jobs"),
+    [
+        (chain(lab_add.s(1, 1), lab_add.s(2)), 2),
+        (lab_add.s(1, 1) | chain(lab_add.s(2), lab_add.s(3)), 3),
+        (chain(lab_add.s(1, 1), group(lab_add.s(2), lab_add.s(3)), lab_total.s()), 4),
+        (group(chain(lab_add.s(1, 1), lab_add.s(2)), lab_add.s(3, 3)), 3),
+        (chord([chain(lab_add.s(1, 1), lab_add.s(2)), lab_add.s(3, 3)], lab_total.s()), 4),
+    ],
+    ids=["chain", "chain of a chain", "group in a chain", "chain in a group", "chain in a chord"],
+)
+def test_what_is_started_twice_runs_twice(bench: Bench, canvas: Any, jobs: int) -> None:
+    assert canvas.delay().id != canvas.delay().id
+    bench.run_all()
+    assert Job.objects.filter(state=Job.State.SUCCEEDED).count() == 2 * jobs
+
+
 def test_the_links_of_a_chain_know_their_parent_and_their_root(bench: Bench) -> None:
     last = chain(lab_add.s(1, 2), lab_add.s(10), lab_add.s(100)).apply_async()
     bench.run_all()
