@@ -1,6 +1,6 @@
 """What the options of `apply_async` mean for a job's row."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
@@ -43,34 +43,29 @@ def of_the_caller(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in headers.items() if name not in NOT_THE_CALLERS}
 
 
+# Each raises OverflowError, as Celery does, for a time past the year 9999. PostgreSQL's calendar goes on, and nobody
+# could read that row again: neither cancel the job, nor look at a list in which it stands.
+
+
 def aware(eta: datetime | str | None, app: celery.Celery) -> datetime | None:
     """As Celery does: a time without a zone is in the app's own (UTC here)."""
     if eta is None:
         return None
     eta = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
     zone: tzinfo = app.timezone
-    moment = eta.replace(tzinfo=zone) if eta.tzinfo is None else eta
-    _on_calendar(lambda: moment)
-    return moment
+    return (eta.replace(tzinfo=zone) if eta.tzinfo is None else eta).astimezone(UTC)
 
 
-def seconds(countdown: float | None) -> float | None:
-    if countdown is not None:
-        _on_calendar(lambda: datetime.now(UTC) + timedelta(seconds=countdown))
+def seconds(countdown: float | None, app: celery.Celery) -> float | None:
+    if countdown is None:
+        return None
+    countdown = float(countdown)
+    app.now() + timedelta(seconds=countdown)
     return countdown
 
 
 def expiry(expires: datetime | str | float | None, app: celery.Celery) -> datetime | None:
     if isinstance(expires, int | float):
-        return _on_calendar(lambda: app.now() + timedelta(seconds=expires))
+        now: datetime = app.now()
+        return now + timedelta(seconds=expires)
     return aware(expires, app)
-
-
-def _on_calendar(when: Callable[[], datetime]) -> datetime:
-    """PostgreSQL's calendar is longer than Python's. A time beyond the year 9999 could be written, but not read again:
-    nobody could cancel that job, nor look at a list in which it stands.
-    """
-    try:
-        return when().astimezone(UTC)
-    except OverflowError as exc:
-        raise ValueError("A time is further away than a calendar goes.") from exc

@@ -129,7 +129,7 @@ class JobTask(celery.Task):
         """Celery's `apply_async`, with all its options.
 
         Raises `QueueFull`; TypeError for arguments that do not fit; ValueError for arguments that are not JSON, or that
-        PostgreSQL cannot store (`apps.jobs.jsonb`), and for a time that no calendar has.
+        PostgreSQL cannot store (`apps.jobs.jsonb`); OverflowError for a time past the year 9999.
         """
         # As Celery: list("7") and list({"order_id": 7}) would be arguments, too, which nobody meant.
         if not isinstance(args or (), list | tuple):
@@ -276,7 +276,7 @@ class JobTask(celery.Task):
             options=carried(options, asked_by),
             priority=options.get("priority"),
             run_at=aware(options.get("eta"), self.app),
-            delay=seconds(options.get("countdown")),
+            delay=seconds(options.get("countdown"), self.app),
             expires_at=expiry(options.get("expires"), self.app),
             retries=options.get("retries") or 0,
             unique_key=key,

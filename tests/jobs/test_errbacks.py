@@ -121,7 +121,7 @@ def _full(queue: str, jobs: int = 1) -> None:
         (clean_up.s().set(queue="nowhere"), "QueueNotFound"),
         (clean_up.s(1, 2, 3), "TypeError"),
         (clean_up.s().set(priority=40_000), "DataError"),
-        (clean_up.s().set(countdown=1e300), "ValueError"),
+        (clean_up.s().set(countdown=1e300), "OverflowError"),
         ({"task": clean_up.name, "args": 5}, "TypeError"),
         ({"task": clean_up.name, "kwargs": [1], "options": 7}, "TypeError"),
         ({"task": ["t"], "args": []}, "TypeError"),

@@ -189,13 +189,14 @@ def test_an_eta_in_the_past_is_due_now(bench: Bench) -> None:
         {"countdown": -(10**12)},
         {"countdown": float("inf")},
         {"countdown": float("nan")},
+        {"countdown": timedelta(seconds=5)},
         {"expires": 10**12},
         {"eta": datetime.max.replace(tzinfo=timezone.get_fixed_timezone(-60))},
     ],
     ids=str,
 )
 def test_a_time_that_nobody_could_read_again_is_refused_at_once(bench: Bench, asked: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"calendar|NaN"):
+    with pytest.raises((OverflowError, ValueError, TypeError)):
         lab_nothing.apply_async(**asked)
     assert list(Job.objects.all()) == []
 
