@@ -23,6 +23,7 @@ from celery.backends.base import BaseBackend
 from apps.jobs import chords, failures, ledger
 from apps.jobs.ids import job_id_of
 from apps.jobs.models import DeadLetter, Job
+from apps.jobs.sensitive import mask
 
 STATES = {
     Job.State.QUEUED: states.PENDING,
@@ -44,7 +45,7 @@ class LedgerBackend(BaseBackend):
     persistent = True
 
     def _get_task_meta_for(self, task_id: str) -> Any:
-        job = Job.objects.filter(pk=job_id_of(task_id)).first()
+        job = Job.objects.select_related("worker").filter(pk=job_id_of(task_id)).first()
         return self.meta_from_decoded(_meta(task_id, job) if job else _meta_without_row(task_id))
 
     def store_result(
@@ -111,12 +112,25 @@ def _meta(task_id: str, job: Job) -> dict[str, Any]:
         "traceback": None,
         "children": _children(job),
         "date_done": job.finished_at and job.finished_at.isoformat(),
+        **_call(job),
     }
     if job.state == Job.State.RUNNING and job.progress:
         meta |= {"status": job.progress.get("state", "PROGRESS"), "result": job.progress.get("meta", job.progress)}
     if meta["status"] in states.EXCEPTION_STATES:
         meta |= _error(job)
     return meta
+
+
+def _call(job: Job) -> dict[str, Any]:
+    """What Celery keeps with `result_extended`; the row has it anyway."""
+    return {
+        "name": job.task,
+        "args": mask(job.args),
+        "kwargs": mask(job.kwargs),
+        "worker": job.worker and job.worker.name,
+        "retries": job.retries,
+        "queue": job.queue,
+    }
 
 
 def _children(job: Job) -> list[Any]:

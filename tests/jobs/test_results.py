@@ -11,9 +11,9 @@ from celery.exceptions import Retry, SoftTimeLimitExceeded, TaskRevokedError
 from celery.result import AsyncResult, GroupResult
 
 from apps.jobs import ledger
-from apps.jobs.models import Job
+from apps.jobs.models import Job, Worker
 from apps.jobs.task import JobTask
-from tasks.lab import lab_add, lab_bad_result, lab_fail, lab_nothing
+from tasks.lab import lab_add, lab_bad_result, lab_fail, lab_nothing, lab_secret
 from tests.jobs.bench import Bench, claim, record, row
 
 
@@ -64,6 +64,14 @@ def test_a_retry_is_one_until_it_runs(bench: Bench, error: bool, info: type[Exce
     ledger.hurry([bench.job(result).pk])
     bench.send()
     assert (result.state, type(result.info)) == (states.RETRY, info)
+
+
+def test_a_result_knows_the_call_and_shows_no_secret(bench: Bench) -> None:
+    result = lab_secret.apply_async(("open sesame",), {"fail": False}, queue="low")
+    worker = Worker.objects.create(name="low@host", pid=1)
+    Job.objects.update(worker=worker, retries=2)
+    assert (result.name, result.args, result.kwargs) == (lab_secret.name, [], {"token": "***", "fail": False})
+    assert (result.worker, result.retries, result.queue) == ("low@host", 2, "low")
 
 
 def test_the_traceback_is_the_tasks(bench: Bench) -> None:
