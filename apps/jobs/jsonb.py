@@ -6,6 +6,9 @@ Celery's mark for a date, and is none, can be stored and never read again: it st
 with it all others.
 
 Guarantee. What PostgreSQL would refuse for its values, or nobody could read, raises ValueError before it is written.
+
+Not guaranteed. The order of a mapping's keys, which PostgreSQL sorts: pass pairs, where it matters. A whole number that
+Python writes with an exponent (1e16) comes back as an int, and -0.0 as 0.0.
 """
 
 import re
