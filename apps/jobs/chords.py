@@ -16,7 +16,7 @@ from functools import wraps
 from typing import Any
 from uuid import UUID
 
-from celery import current_app
+from celery import canvas, current_app
 from celery.canvas import Signature, _chain, chord, group, maybe_signature
 from celery.result import GroupResult, ResultBase
 from django.db import transaction
@@ -24,7 +24,7 @@ from django.db.models import F
 
 from apps.jobs import unstarted
 from apps.jobs.failures import Failure, Kind
-from apps.jobs.ids import job_id_of
+from apps.jobs.ids import job_id_of, uuid7
 from apps.jobs.models import Chord, Job
 from apps.jobs.sensitive import seal_signatures
 
@@ -66,6 +66,8 @@ def _anew(start: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _chain.run = _anew(_chain.run)
+# Parts are recorded together, so they are due together, and are then taken in the order of their ids.
+canvas.uuid = lambda: str(uuid7())
 
 
 def await_parts(group_id: str, parts: list[ResultBase], body: Any) -> None:

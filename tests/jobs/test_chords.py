@@ -56,6 +56,11 @@ def test_what_is_started_twice_runs_twice(bench: Bench, canvas: Any, jobs: int) 
     assert Job.objects.filter(state=Job.State.SUCCEEDED).count() == 2 * jobs
 
 
+def test_the_parts_of_a_group_are_taken_in_its_order(bench: Bench) -> None:
+    parts = group(lab_add.s(x, 0) for x in range(50)).apply_async()
+    assert [message.headers["id"] for message in bench.send()] == [part.id for part in parts]
+
+
 def test_the_links_of_a_chain_know_their_parent_and_their_root(bench: Bench) -> None:
     last = chain(lab_add.s(1, 2), lab_add.s(10), lab_add.s(100)).apply_async()
     bench.run_all()
