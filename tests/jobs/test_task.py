@@ -1,6 +1,7 @@
 """`.delay()` and `.apply_async()`: what they write, and that they mean what they mean in Celery."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,7 @@ from django.test import override_settings
 from django.utils import timezone
 from kombu.utils.json import dumps
 
-from apps.jobs import backpressure, ledger
+from apps.jobs import backpressure, jsonb, ledger
 from apps.jobs.ids import job_id_of
 from apps.jobs.models import DeadLetter, Job
 from apps.jobs.snooze import Snooze
@@ -362,6 +363,17 @@ def test_an_argument_that_postgresql_cannot_store_is_refused_before_it_is_asked(
     with pytest.raises(ValueError):  # noqa: PT011 - a codec's, json's and ours: each says what it does not like
         look_at_request.delay(value) if number == 1 else take_anything.delay_many([{"value": value}] * 2)
     assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize("levels", [700, 900])
+def test_what_is_nested_deeper_than_a_relay_can_read_is_refused_before_it_is_asked(levels: int) -> None:
+    """By a program that has called nothing yet: a relay has, when it reads the row, and would end."""
+    value: Any = "core"
+    for level in range(levels):
+        value = [value] if level % 2 else {"inner": value}
+    with ThreadPoolExecutor() as fresh:
+        refused = fresh.submit(jsonb.dumps, [value]).exception()
+    assert isinstance(refused, ValueError) == (levels == 900)
 
 
 def test_what_only_looks_like_it_is_stored(bench: Bench) -> None:
