@@ -22,8 +22,8 @@ ENCODER = JSONEncoder(allow_nan=False)
 UNESCAPED = JSONEncoder(ensure_ascii=False)
 # The escape itself, and not a backslash that stands before the letters "u0000".
 NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-# Python reads JSON by calling itself, once a level and 1,000 times at most. Whoever writes may have more calls left than
-# a relay, or a page of the admin, has when it reads.
+# Python reads JSON by calling itself, once a level and 1,000 times at most. Whoever writes may have more calls left
+# than a relay, or a page of the admin, has when it reads.
 MOST_LEVELS = 800
 NESTED = (dict, list, tuple)
 
