@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 # How often a beat that does not lead, or has no database, tries again: this is the time a take-over takes.
 STANDBY_EVERY = 1.0
+# Seconds, whatever `--max-interval` says: a leader that is silent for 20 s (`leader.IDLE`) loses the lead.
+LONGEST_SLEEP = 10.0
 # A full queue, or a broker that is away, is asked again after this many seconds.
 PUT_OFF = 5.0
 # Two beats on two hosts are less apart than this: a last run that is further in the future was noted by a wrong clock.
@@ -66,6 +68,7 @@ class LedgerScheduler(DatabaseScheduler):
         self.heart = Heart(Heartbeat.Process.BEAT)
         self.database_is_away = False
         super().__init__(*args, **kwargs)
+        self.max_interval = min(self.max_interval, LONGEST_SLEEP)
         broker = self.app.connection_for_write()
         self.broker_errors = (BrokerError, *broker.connection_errors, *broker.channel_errors)
 

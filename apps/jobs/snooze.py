@@ -6,13 +6,17 @@ Not guaranteed. For ever: a job that has only snoozed for `JOBS_SNOOZE_LIMIT` is
 worker or in a paused queue, is not counted.
 """
 
+from datetime import timedelta
+
 from celery.exceptions import Ignore
+from django.utils import timezone
 
 
 class Snooze(Ignore):
-    """Raise it in a task to have the same job run again in `seconds`."""
+    """Raise it in a task to have the same job run again in `seconds`. OverflowError: that is past the year 9999."""
 
     def __init__(self, seconds: float, reason: str = "") -> None:
+        timezone.now() + timedelta(seconds=seconds)
         super().__init__(f"come back in {seconds:g} s" + (f": {reason}" if reason else ""))
         self.seconds = seconds
         self.reason = reason

@@ -114,6 +114,12 @@ def test_of_two_leaders_that_both_think_a_tick_is_due_one_runs_it(beat: LedgerSc
     assert len(started()) == 1
 
 
+def test_a_beat_never_sleeps_for_so_long_that_it_loses_the_lead() -> None:
+    beat = LedgerScheduler(app=current_app, max_interval=300)
+
+    assert beat.max_interval == 10
+
+
 def test_a_beat_that_does_not_lead_starts_nothing_and_asks_again_soon(beat: LedgerScheduler) -> None:
     schedule(just_due())
     other = LedgerScheduler(app=current_app)

@@ -1046,6 +1046,12 @@ def end_early(self: JobTask, how: str) -> None:
             raise Ignore
 
 
+@pytest.mark.parametrize("seconds", [1e12, float("inf"), float("nan")])
+def test_a_job_cannot_be_put_off_until_a_time_that_nobody_could_read_again(seconds: float) -> None:
+    with pytest.raises((OverflowError, ValueError)):
+        Snooze(seconds)
+
+
 @pytest.mark.django_db(transaction=True)
 def test_an_atomic_task_that_ignores_itself_after_an_error_of_the_database_has_succeeded() -> None:
     result = end_early.delay("is there already")
