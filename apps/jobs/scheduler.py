@@ -63,6 +63,8 @@ KINDS_OF_SCHEDULE = ("interval", "crontab", "solar", "clocked")
 
 
 class LedgerScheduler(DatabaseScheduler):
+    max_interval: float
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.leadership = Leadership("nightshift.beat")
         self.heart = Heart(Heartbeat.Process.BEAT)
@@ -109,7 +111,7 @@ class LedgerScheduler(DatabaseScheduler):
 
     def _run_due(self) -> float:
         waits = [self._attend(model) for model in self.enabled_models_qs()]
-        return max(0.0, min([float(self.max_interval), *waits]))
+        return max(0.0, min([self.max_interval, *waits]))
 
     def _attend(self, model: PeriodicTask) -> float:
         """Run this schedule if it is due. Returns in how many seconds to look at it again."""
@@ -130,8 +132,8 @@ class LedgerScheduler(DatabaseScheduler):
             return PUT_OFF
         except Exception:  # a beat that ended here would start again, come to the same schedule, and run none behind it
             logger.exception("The schedule %r cannot be used", model.name)
-            return float(self.max_interval)
-        return float(self.max_interval) if due is None else (due - now).total_seconds()
+            return self.max_interval
+        return self.max_interval if due is None else (due - now).total_seconds()
 
     def _count_anew(self, model: PeriodicTask, now: datetime) -> None:
         """A clock that was wrong when it last ran has been put back. Until then nothing would be due."""
