@@ -146,6 +146,8 @@ def test_a_job_that_a_child_has_not_begun_when_its_worker_is_stopped_gets_no_lon
 ) -> None:
     site = stand_in
     site.start_worker("worker", concurrency=1, JOBS_LEASE_SECONDS=str(LEASE), JOBS_SHUTDOWN_GRACE_SECONDS="3")
+    first = note.delay(book=str(book), seconds=0)
+    eventually(lambda: has_ended(first))  # a child that has not said that it is up is given nothing
     [child] = site.children("worker")
     child.suspend()
     long = note.delay(book=str(book), seconds=600)
