@@ -11,6 +11,7 @@ from apps.jobs import retention
 from apps.jobs.limits import Rate
 from apps.jobs.models import Chord, DeadLetter, Job, RateWindow, Worker
 from apps.jobs.retention import Swept, sweep
+from tests.jobs.bench import behind_stale_statistics, insert_jobs
 from tests.jobs.sessions import Session
 
 pytestmark = pytest.mark.django_db
@@ -141,18 +142,8 @@ def test_everything_goes_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_batch_is_small_whatever_the_statistics_say() -> None:
-    """They are from when the table had been emptied, and not yet vacuumed."""
-    with connection.cursor() as cursor:
-        for again in (True, False):
-            cursor.execute(
-                "INSERT INTO jobs_job (id, task, args, kwargs, options, queue, state, finished_at)"
-                " SELECT gen_random_uuid(), 't', '[]', '{}', '{}', 'default', 'succeeded',"
-                " %s - i * interval '1 second' FROM generate_series(1, 2000) AS i",
-                [days_ago(8)],
-            )
-            if again:
-                cursor.execute("DELETE FROM jobs_job")
-                cursor.execute("ANALYZE jobs_job")
+    finished = f"timestamptz '{days_ago(8).isoformat()}' - i * interval '1 second'"
+    behind_stale_statistics(lambda: insert_jobs(2_000, state="'succeeded'", finished_at=finished))
     batch = retention._delete_batch(retention.ENDED_JOBS, [[Job.State.SUCCEEDED], retention.LONG_AGO, NOW, 10])
     assert len(batch) == 10
 

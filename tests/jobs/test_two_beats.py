@@ -16,6 +16,7 @@ from django.utils import timezone
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from apps.jobs.models import Job, SchedulePolicy
+from apps.local.waiting import wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -24,10 +25,7 @@ PATIENCE = 60.0
 
 
 def wait_until(condition: Callable[[], object], within: float = PATIENCE) -> None:
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {within} seconds"
-        time.sleep(0.1)
+    assert wait_for(lambda: bool(condition()), within, every=0.1), f"not within {within} seconds"
 
 
 class Beat:
