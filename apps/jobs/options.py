@@ -16,7 +16,7 @@ CARRIED = frozenset(
 )
 # What this process and its children say of an attempt, and no message may.
 OURS = frozenset(
-    """token ends_here claimed_at is_in_body raised says_it_failed again replacement progress_of_attempt""".split()
+    "token ends_here claimed_at is_in_body raised says_it_failed again replacement progress_of_attempt".split()
 )
 # Celery takes all that it does not know in a request for the caller's own headers, and so hands it on to a retry.
 NOT_THE_CALLERS = OURS | {"ledger", "due"}
